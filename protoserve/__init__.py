@@ -1,0 +1,116 @@
+"""
+FastAPI for binary protocols.
+
+Declare messages once with Construct, write routes as plain attrs classes, and get
+from that one declaration a server on the classic `protoserve.server` stack, and
+everything else that speaks the protocol.
+"""
+
+from protoserve import checksums
+from protoserve.errors import (
+    CorruptedFrameError,
+    DeclarationError,
+    ErrorResponse,
+    FrameTooLongError,
+    IncompleteFrameError,
+    InvalidMessageError,
+    LocalProtocolError,
+    MalformedMessageError,
+    PeerTimeoutError,
+    ProtocolError,
+    ProtoserveError,
+    RemoteProtocolError,
+    SessionClosedError,
+    UnknownMessageError,
+)
+from protoserve.events import Frame
+from protoserve.framing import (
+    Cobs,
+    Datagram,
+    Delimited,
+    FixedSize,
+    Framer,
+    Framing,
+    Hdlc,
+    LengthField,
+    LengthPrefixed,
+    Netstring,
+    OctetCounted,
+    SelfDelimiting,
+    Slip,
+    SyncWord,
+)
+from protoserve.limits import Limits
+from protoserve.messages import (
+    Caps,
+    Message,
+    Request,
+    checksum_of,
+    count_of,
+    length_of,
+    wire,
+)
+from protoserve.protocol import Direction, Protocol
+from protoserve.routing import (
+    connected,
+    disconnected,
+    malformed,
+    on_error,
+    route,
+    unknown,
+)
+from protoserve.service import Service
+from protoserve.session import Peer, Role, Session
+
+__all__ = [
+    "Caps",
+    "Cobs",
+    "CorruptedFrameError",
+    "Datagram",
+    "DeclarationError",
+    "Delimited",
+    "Direction",
+    "ErrorResponse",
+    "FixedSize",
+    "Frame",
+    "FrameTooLongError",
+    "Framer",
+    "Framing",
+    "Hdlc",
+    "IncompleteFrameError",
+    "InvalidMessageError",
+    "LengthField",
+    "LengthPrefixed",
+    "Limits",
+    "LocalProtocolError",
+    "MalformedMessageError",
+    "Message",
+    "Netstring",
+    "OctetCounted",
+    "Peer",
+    "PeerTimeoutError",
+    "Protocol",
+    "ProtocolError",
+    "ProtoserveError",
+    "RemoteProtocolError",
+    "Request",
+    "Role",
+    "SelfDelimiting",
+    "Service",
+    "Session",
+    "SessionClosedError",
+    "Slip",
+    "SyncWord",
+    "UnknownMessageError",
+    "checksum_of",
+    "checksums",
+    "connected",
+    "count_of",
+    "disconnected",
+    "length_of",
+    "malformed",
+    "on_error",
+    "route",
+    "unknown",
+    "wire",
+]

@@ -1,0 +1,3 @@
+"""
+Construct formats made safe to use on bytes from a network.
+"""

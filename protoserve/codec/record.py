@@ -1,0 +1,596 @@
+"""
+A message class as a Construct object: fields, bit runs, computed values.
+
+A `Record` parses and builds its fields in order, as Construct's `Struct` does,
+and gives instances of the message class. Fields that follow from others (see
+`protoserve.codec.computed`) are checked once their span has been parsed. On build
+they are first written as zeros; then lengths, and after them checksums, are put
+in place where the bytes that they speak of are.
+
+Runs of bit fields stand for whole bytes: they are parsed and built as one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import construct
+
+from protoserve.codec import refuse
+from protoserve.codec.caps import usage_of
+from protoserve.codec.computed import ChecksumOf, Computed, CountOf, LengthOf, Pending
+from protoserve.codec.fault import Fault
+from protoserve.codec.guard import guard
+from protoserve.errors import DeclarationError
+
+__all__ = [
+    "Field",
+    "FrameContext",
+    "Member",
+    "Record",
+    "Spans",
+    "check_computed",
+    "enclosing_context",
+    "fill_checksums",
+    "fill_lengths",
+    "parse_members",
+    "place_members",
+    "root_context",
+]
+
+Spans = dict[str, tuple[int, int]]
+"""Where the bytes of each field start and end in the stream."""
+
+
+@attrs.frozen
+class Field:
+    """
+    One field of a message, as the codec sees it.
+    """
+
+    name: str
+    construct: Any
+    computed: Computed | None = None
+    hidden: bool = False
+    """Padding and the like: on the wire, but no attribute."""
+
+
+@attrs.frozen
+class Member:
+    """
+    What takes whole bytes: one field, or a run of bit fields.
+    """
+
+    fields: tuple[Field, ...]
+    construct: Any
+    bits: bool
+
+    @property
+    def name(self) -> str:
+        """
+        The name that paths use.
+        """
+        return self.fields[0].name
+
+
+def root_context(*, parsing: bool, **values: Any) -> Any:
+    """
+    Make the outermost context of one parse or build.
+    """
+    context = construct.Container(**values)
+    context["_parsing"] = parsing
+    context["_building"] = not parsing
+    context["_sizing"] = False
+    context["_params"] = context
+    return context
+
+
+def enclosing_context(context: Any, stream: Any) -> Any:
+    """
+    Make the context of a structure inside another context, as `Struct` does.
+    """
+    inner = construct.Container(
+        _=context,
+        _params=context["_params"],
+        _parsing=context["_parsing"],
+        _building=context["_building"],
+        _sizing=context["_sizing"],
+        _subcons=None,
+        _io=stream,
+        _index=context.get("_index"),
+    )
+    inner["_root"] = context.get("_root", inner)
+    if isinstance(context, FrameContext):
+        context["_body"] = inner
+    return inner
+
+
+class FrameContext(construct.Container):  # type: ignore[misc] # construct is untyped
+    """
+    What a protocol's messages find around them: the header's fields, the session.
+
+    Being the outermost, it is ``this._root`` to them; names that it does not have
+    are looked up in the message itself.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        body = self.get("_body")
+        if body is None or key not in body:
+            raise KeyError(key)
+        return body[key]
+
+
+class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
+    """
+    The Construct form of a message class.
+
+    Args:
+        name: the class's name, the root of paths.
+        fields: in the order of the wire.
+        bits: whether the fields are bits all together.
+        make: field values in, message out.
+        owner: the message class.
+    """
+
+    is_guarded = True
+
+    def __init__(
+        self,
+        name: str,
+        fields: Sequence[Field],
+        *,
+        bits: bool,
+        make: Callable[[dict[str, Any], str], Any],
+        owner: type[Any],
+    ) -> None:
+        super().__init__()
+        self.record_name = name
+        self.fields = tuple(fields)
+        self.bits = bits
+        self.make = make
+        self.owner = owner
+        self.flagbuildnone = False
+        self._members: tuple[Member, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.record_name}.construct>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """
+        The fields by whole bytes, with guarded constructs; made at first use.
+        """
+        if self._members is None:
+            self._members = tuple(
+                _guarded(run, bits) for run, bits in _runs(self.fields, self.bits)
+            )
+        return self._members
+
+    def check(self) -> None:
+        """
+        Refuse what cannot work, without making anything.
+
+        Raises:
+            DeclarationError: naming the field and the reason.
+        """
+        parts = []
+        for run, bits in _runs(self.fields, self.bits):
+            path = f"{self.record_name}.{run[0].name}"
+            if bits:
+                _check_bits(self.record_name, run)
+            for field in run:
+                refuse.refuse_unsafe(
+                    field.construct, f"{self.record_name}.{field.name}"
+                )
+                parts.append((path, field.construct))
+        refuse.refuse_greedy_before_others(parts)
+
+    def greedy_tail(self) -> Any:
+        """
+        Give the field that takes all bytes to the end, if there is one.
+        """
+        found = (refuse.greedy_part(field.construct) for field in self.fields)
+        return next((part for part in found if part is not None), None)
+
+    # Parsing ---------------------------------------------------------------
+
+    def _parse(self, stream: Any, context: Any, path: str) -> Any:
+        usage = usage_of(context)
+        usage.enter(stream.tell(), path)
+        inner = enclosing_context(context, stream)
+        values, spans = parse_members(self.members, stream, inner, path)
+        check_computed(self.members, values, spans, stream, path)
+        usage.depth -= 1
+        return self.made(values, spans, path)
+
+    def made(self, values: dict[str, Any], spans: Spans, path: str) -> Any:
+        """
+        Make the message from its fields' values.
+
+        Raises:
+            Fault: one of the class's validators refuses a value.
+        """
+        try:
+            return self.make(values, path)
+        except Fault as fault:
+            name = fault.path.rpartition(".")[2]
+            fault.offset = spans.get(name, (fault.offset, 0))[0]
+            raise
+
+    # Building --------------------------------------------------------------
+
+    def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
+        if isinstance(obj, Mapping):
+            obj = self.owner(**obj)
+        if not isinstance(obj, self.owner):
+            raise Fault(path, 0, f"a {self.record_name}", repr(obj))
+        inner = enclosing_context(context, stream)
+        self.build_members(self.values_of(obj), stream, inner, path)
+        return obj
+
+    def build_members(
+        self, values: dict[str, Any], stream: Any, context: Any, path: str
+    ) -> None:
+        """
+        Build the fields, those that follow from others included.
+
+        Args:
+            values: the fields' values; computed ones are added.
+            stream: a `BytesIO` that ends where the message starts.
+            context: the message's own context.
+            path: the message's path.
+
+        Raises:
+            Fault: a value does not fit its format.
+        """
+        members = self.members
+        spans = place_members(members, values, stream, context, path)
+        fill_lengths(members, values, spans, stream, context, path)
+        fill_checksums(members, values, spans, stream, context, path)
+
+    def values_of(self, obj: Any) -> dict[str, Any]:
+        """
+        Give a message's values by field name, without the computed ones.
+        """
+        return {
+            field.name: getattr(obj, field.name)
+            for field in self.fields
+            if field.computed is None and not field.hidden
+        }
+
+    def _sizeof(self, context: Any, path: str) -> Any:
+        inner = enclosing_context(context, None)
+        total = 0
+        for run, bits in _runs(self.fields, self.bits):
+            size = sum(field.construct._sizeof(inner, path) for field in run)
+            total += size // 8 if bits else size
+        return total
+
+
+def _runs(
+    fields: Sequence[Field], all_bits: bool
+) -> list[tuple[tuple[Field, ...], bool]]:
+    """
+    Group fields by whole bytes: neighbouring bit fields together, others alone.
+    """
+    if all_bits:
+        return [(tuple(fields), True)]
+    runs: list[tuple[tuple[Field, ...], bool]] = []
+    for field in fields:
+        is_bits = _is_bit_field(field.construct)
+        if is_bits and runs and runs[-1][1]:
+            runs[-1] = ((*runs[-1][0], field), True)
+        else:
+            runs.append(((field,), is_bits))
+    return runs
+
+
+def _is_bit_field(subcon: Any) -> bool:
+    while isinstance(subcon, construct.Subconstruct):
+        subcon = subcon.subcon
+    return isinstance(subcon, construct.BitsInteger)
+
+
+def _check_bits(name: str, run: Sequence[Field]) -> None:
+    try:
+        total = sum(field.construct.sizeof() for field in run)
+    except construct.SizeofError:
+        return
+    if total % 8:
+        names = ", ".join(field.name for field in run)
+        raise DeclarationError(
+            f"{name}: the bit fields {names} make {total} bits; neighbouring bit "
+            "fields must fill whole bytes (or declare class …(Message, bits=True))"
+        )
+
+
+def _guarded(run: tuple[Field, ...], bits: bool) -> Member:
+    if not bits:
+        return Member(run, guard(run[0].construct), bits=False)
+    parts = []
+    for field in run:
+        part = field.construct
+        # A computed bit field is built from whatever number is known by then.
+        parts.append(construct.Renamed(part, newname=field.name))
+    whole = construct.Bitwise(construct.Struct(*parts))
+    return Member(run, guard(whole), bits=True)
+
+
+def parse_members(
+    members: Sequence[Member], stream: Any, context: Any, path: str
+) -> tuple[dict[str, Any], Spans]:
+    """
+    Parse fields in order.
+
+    Args:
+        members: what to parse.
+        stream: where from; a `BytesIO`.
+        context: where `this.name` looks; filled on the way.
+        path: the path of what the fields belong to.
+
+    Returns:
+        The values, and where their bytes are, by field name.
+
+    Raises:
+        Fault: a field is malformed.
+    """
+    values: dict[str, Any] = {}
+    spans: Spans = {}
+    for member in members:
+        start = stream.tell()
+        try:
+            if member.bits:
+                run = member.construct._parsereport(stream, context, path)
+                for field in member.fields:
+                    if not field.hidden:
+                        context[field.name] = values[field.name] = run[field.name]
+            else:
+                field = member.fields[0]
+                value = member.construct._parsereport(
+                    stream, context, f"{path}.{field.name}"
+                )
+                if not field.hidden:
+                    context[field.name] = values[field.name] = value
+        except construct.StopFieldError:
+            break
+        end = stream.tell()
+        for field in member.fields:
+            spans[field.name] = (start, end)
+    for member in members:
+        for field in member.fields:
+            if not field.hidden:
+                values.setdefault(field.name, None)
+    return values, spans
+
+
+def check_computed(
+    members: Sequence[Member],
+    values: Mapping[str, Any],
+    spans: Spans,
+    stream: Any,
+    path: str,
+) -> None:
+    """
+    Compare fields that follow from others with those others.
+
+    Names that are in no span are left alone: the frame checks those that speak of
+    its parts (see `protoserve.codec.computed.FRAME_PARTS`).
+
+    Raises:
+        Fault: they differ.
+    """
+    for member in members:
+        for field in member.fields:
+            rule = field.computed
+            if rule is None or field.name not in spans:
+                continue
+            if rule.first not in spans or rule.last not in spans:
+                continue
+            expected = computed_value(rule, field.name, values, spans, stream)
+            found = values[field.name]
+            if found != expected:
+                what = rule if expected is None else f"{expected} ({rule})"
+                place = f"{path}.{field.name}"
+                raise Fault(place, spans[field.name][0], str(what), str(found))
+
+
+def computed_value(
+    rule: Computed, name: str, values: Mapping[str, Any], spans: Spans, stream: Any
+) -> int | None:
+    """
+    Work out what a computed field must hold.
+
+    Args:
+        rule: how it follows from other fields.
+        name: the computed field itself, whose bytes a checksum takes as zeros.
+        values: the fields' values.
+        spans: where the fields' bytes are in the stream.
+        stream: a `BytesIO`; its position is kept.
+
+    Returns:
+        The number, or `None` where the rule has no solution.
+    """
+    if isinstance(rule, CountOf):
+        return len(values[rule.first] or ())
+    start, end = spans[rule.first][0], spans[rule.last][1]
+    if isinstance(rule, LengthOf):
+        return rule.value(end - start)
+    assert isinstance(rule, ChecksumOf)
+    position = stream.tell()
+    stream.seek(start)
+    data = bytearray(stream.read(end - start))
+    stream.seek(position)
+    own_start, own_end = spans[name]
+    if start <= own_start < end:
+        data[own_start - start : own_end - start] = bytes(own_end - own_start)
+    return rule.using(bytes(data))
+
+
+def place_members(
+    members: Sequence[Member],
+    values: dict[str, Any],
+    stream: Any,
+    context: Any,
+    path: str,
+) -> Spans:
+    """
+    Build fields in order; lengths and checksums get their room, not their values.
+
+    Args:
+        members: what to build.
+        values: the fields' values, computed ones left out; counts are added.
+        stream: where to; a `BytesIO` that ends where the fields start.
+        context: where `this.name` looks; filled on the way.
+        path: the path of what the fields belong to.
+
+    Returns:
+        Where the fields' bytes are.
+
+    Raises:
+        Fault: a value does not fit its format.
+    """
+    context.update(values)
+    for member in members:
+        for field in member.fields:
+            if isinstance(field.computed, CountOf) and field.computed.first in values:
+                counted = values[field.computed.first]
+                count = len(counted) if hasattr(counted, "__len__") else 0
+                context[field.name] = values[field.name] = count
+            elif field.computed is not None:
+                context[field.name] = Pending()
+    spans: Spans = {}
+    for member in members:
+        start = stream.tell()
+        try:
+            _build_member(member, values, stream, context, path)
+        except construct.StopFieldError:
+            break
+        for field in member.fields:
+            spans[field.name] = (start, stream.tell())
+    return spans
+
+
+def _build_member(
+    member: Member, values: dict[str, Any], stream: Any, context: Any, path: str
+) -> None:
+    if member.bits:
+        run = {f.name: values.get(f.name, 0) for f in member.fields if not f.hidden}
+        member.construct._build(run, stream, context, path)
+        return
+    field = member.fields[0]
+    value = values.get(field.name, 0 if field.computed is not None else None)
+    built = member.construct._build(value, stream, context, f"{path}.{field.name}")
+    if field.computed is None and not field.hidden and value is None:
+        context[field.name] = built
+
+
+def _to_fill(
+    members: Sequence[Member], spans: Spans, kind: type[Computed]
+) -> list[tuple[Member, Field]]:
+    """
+    List computed fields of one kind whose span is in place.
+    """
+    return [
+        (member, field)
+        for member in members
+        for field in member.fields
+        if isinstance(field.computed, kind)
+        and {field.name, *field.computed.names} <= spans.keys()
+    ]
+
+
+def fill_lengths(
+    members: Sequence[Member],
+    values: dict[str, Any],
+    spans: Spans,
+    stream: Any,
+    context: Any,
+    path: str,
+) -> None:
+    """
+    Write the lengths; again where one's own size has moved what another counts.
+
+    Raises:
+        Fault: a length does not fit its field, or is no number of units.
+    """
+    lengths = _to_fill(members, spans, LengthOf)
+    changed = True
+    while changed:
+        changed = False
+        for member, field in reversed(lengths):
+            rule = field.computed
+            assert rule is not None
+            number = computed_value(rule, field.name, values, spans, stream)
+            if number is None:
+                size = spans[rule.last][1] - spans[rule.first][0]
+                place = f"{path}.{field.name}"
+                raise Fault(place, 0, str(rule), f"a span of {size} bytes")
+            if values.get(field.name) != number:
+                values[field.name] = context[field.name] = number
+                _rewrite(member, values, spans, stream, context, path)
+                changed = True
+
+
+def fill_checksums(
+    members: Sequence[Member],
+    values: dict[str, Any],
+    spans: Spans,
+    stream: Any,
+    context: Any,
+    path: str,
+) -> None:
+    """
+    Write the checksums, those inside another's span before that one.
+
+    Raises:
+        Fault: a checksum does not fit its field.
+    """
+
+    def width(pair: tuple[Member, Field]) -> int:
+        rule = pair[1].computed
+        assert rule is not None
+        return spans[rule.last][1] - spans[rule.first][0]
+
+    for member, field in sorted(_to_fill(members, spans, ChecksumOf), key=width):
+        rule = field.computed
+        assert rule is not None
+        number = computed_value(rule, field.name, values, spans, stream)
+        values[field.name] = context[field.name] = number
+        _rewrite(member, values, spans, stream, context, path)
+
+
+def _rewrite(
+    member: Member,
+    values: dict[str, Any],
+    spans: Spans,
+    stream: Any,
+    context: Any,
+    path: str,
+) -> None:
+    """
+    Put a member's new bytes in place; what is behind moves if their number differs.
+    """
+    start, end = spans[member.name]
+    piece = io.BytesIO()
+    _build_member(member, values, piece, context, path)
+    data = piece.getvalue()
+    shift = len(data) - (end - start)
+    if shift:
+        stream.seek(end)
+        data += stream.read()
+    stream.seek(start)
+    stream.write(data)
+    if shift:
+        stream.truncate()
+        for name, (low, high) in spans.items():
+            spans[name] = (
+                low + shift if low >= end else low,
+                high + shift if high >= end else high,
+            )
+    stream.seek(0, 2)

@@ -1,0 +1,636 @@
+"""
+A protocol's table of contents: which messages there are, and how to tell them.
+
+A frame is an optional header, a message and an optional trailer. The header's
+*tag* says which message it is, by a table for each direction. All of it is a
+value that everything else reads: sessions, clients, documentation, tools.
+
+Tags are field names (``"kind"``, ``"flags.opcode"``), tuples of them, or a
+function of the header. A function is turned round, to fill in the header of a
+message that is sent, by trying the values of the fields that it reads, those
+nearest to what the header has first: an exception bit is just a tag then.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import operator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+import construct as constructs
+
+from protoserve.codec.caps import Caps
+from protoserve.codec.explain import guess
+from protoserve.codec.frame import FrameCodec
+from protoserve.codec.record import Field, Record
+from protoserve.errors import (
+    DeclarationError,
+    InvalidMessageError,
+    LocalProtocolError,
+    UnknownMessageError,
+)
+from protoserve.framing.base import Framing
+from protoserve.messages import Message, response_types
+from protoserve.types import BytesLike
+
+__all__ = ["Direction", "Parsed", "Protocol"]
+
+Tag: TypeAlias = str | tuple[str, ...] | Callable[[Any], Hashable]
+Table: TypeAlias = Mapping[Any, type[Message]] | type[Message]
+
+
+class Direction(enum.Enum):
+    """
+    Which way a message goes.
+    """
+
+    REQUEST = "request"
+    """From the client to the server."""
+
+    RESPONSE = "response"
+    """From the server to the client."""
+
+
+@attrs.frozen
+class Parsed:
+    """
+    What one frame held.
+    """
+
+    header: Any
+    """The header, or `None` for a protocol without one."""
+    message: Any
+    trailer: Any
+
+
+@attrs.frozen(eq=False, repr=False)
+class Protocol:
+    """
+    A protocol, declared once.
+
+    Args:
+        name: its name, a word in lower case.
+        framing: how a stream is cut into frames; `None` for protocols that only
+            exist on datagrams.
+        header: the message class that every frame starts with.
+        tag: what in the header says which message follows: a field's name (with
+            dots for nested ones), a tuple of names, or a function of the header.
+        requests: messages from the client, by tag; a single class if there is
+            only one.
+        responses: messages from the server, by tag; a single class if there is
+            only one.
+        messages: messages that both may send, by tag; or a single class.
+        trailer: the message class that every frame ends with; its size is fixed,
+            and its fields are all filled in (checksums, constants, defaults).
+        correlate: what ties a response to its request: a header field's name (with
+            dots), a tuple of names, or a function of header and message.
+        states: the conversation: for each state, which message leads to which
+            state; the first is where it starts. Messages that stand nowhere in
+            it are free in every state.
+        ports: well-known ports by transport, as ``{"udp": 53, "tcp": 53}``.
+        doc: one line for people.
+
+    Raises:
+        DeclarationError: the tables contradict themselves or each other.
+    """
+
+    name: str = attrs.field()
+    framing: Framing | None = attrs.field(default=None, kw_only=True)
+    header: type[Message] | None = attrs.field(default=None, kw_only=True)
+    tag: Tag | None = attrs.field(default=None, kw_only=True)
+    requests: Table = attrs.field(factory=dict, kw_only=True)
+    responses: Table = attrs.field(factory=dict, kw_only=True)
+    messages: Table = attrs.field(factory=dict, kw_only=True)
+    trailer: type[Message] | None = attrs.field(default=None, kw_only=True)
+    correlate: str | tuple[str, ...] | Callable[[Any, Any], Hashable] | None = (
+        attrs.field(default=None, kw_only=True)
+    )
+    states: Mapping[str, Mapping[type[Message], str]] | None = attrs.field(
+        default=None, kw_only=True
+    )
+    ports: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
+    doc: str = attrs.field(default="", kw_only=True)
+    _tables: dict[Direction, dict[Any, type[Message]]] = attrs.field(init=False)
+    _tags: dict[Direction, dict[type[Message], Any]] = attrs.field(init=False)
+    _codec: FrameCodec = attrs.field(init=False)
+    _read_tag: Callable[[Any], Any] = attrs.field(init=False)
+    _read_key: Callable[[Any, Any], Any] | None = attrs.field(init=False)
+    _inverted: dict[Any, dict[str, int]] = attrs.field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        put = object.__setattr__  # the value is frozen for everyone else
+        _check_parts(self)
+        put(self, "_codec", FrameCodec(self.name, *map(_record, self._parts)))
+        put(self, "_read_tag", _reader(self.tag))
+        put(self, "_read_key", _key_reader(self.correlate))
+        tables = {
+            Direction.REQUEST: _table(self, "requests"),
+            Direction.RESPONSE: _table(self, "responses"),
+        }
+        put(self, "_tables", tables)
+        tags = {way: {c: t for t, c in tables[way].items()} for way in tables}
+        put(self, "_tags", tags)
+        _check_tags(self)
+        _check_states(self)
+
+    def __repr__(self) -> str:
+        return f"<Protocol {self.name}>"
+
+    @property
+    def _parts(self) -> tuple[type[Message] | None, type[Message] | None]:
+        return self.header, self.trailer
+
+    def table(self, direction: Direction) -> Mapping[Any, type[Message]]:
+        """
+        Give the messages of one direction by tag, those of both included.
+
+        A single message without a tag stands under `None`.
+        """
+        return self._tables[direction]
+
+    def classes(self) -> tuple[type[Message], ...]:
+        """
+        Give all message classes, each once, in the order of the tables.
+        """
+        both = itertools.chain.from_iterable(t.values() for t in self._tables.values())
+        return tuple(dict.fromkeys(both))
+
+    def key(self, header: Any, message: Any) -> Hashable:
+        """
+        Read what ties a response to its request; `None` without `correlate`.
+        """
+        return None if self._read_key is None else self._read_key(header, message)
+
+    def parse(
+        self, frame: BytesLike, direction: Direction, *, session: Any = None
+    ) -> Parsed:
+        """
+        Parse one whole frame.
+
+        Args:
+            frame: header, body and trailer, without what framing adds.
+            direction: which table the tag is looked up in.
+            session: what ``this._.session`` is to the fields.
+
+        Raises:
+            MalformedMessageError: the bytes are not such a frame.
+            UnknownMessageError: the tag is not in the table.
+        """
+        table = self._tables[direction]
+
+        def choose(header: Any) -> tuple[Record, Caps]:
+            tag = _plain(self._read_tag(header))
+            cls = table.get(tag)
+            if cls is None:
+                known = ", ".join(map(_tag_text, table)) or "none"
+                looks = guess(bytes(frame[:32]))
+                raise UnknownMessageError(self.name, tag, known, looks)
+            return cls._record, cls._caps
+
+        return Parsed(*self._codec.parse(frame, choose, session))
+
+    def build(
+        self,
+        message: Message,
+        direction: Direction,
+        *,
+        header: Any = None,
+        reply_to: Any = None,
+        session: Any = None,
+    ) -> bytes:
+        """
+        Build one whole frame.
+
+        Args:
+            message: what to send.
+            direction: which table has its tag.
+            header: the header to use; its tag, lengths and checksums are filled in.
+            reply_to: the header of the request that this answers: where no header
+                is given, a copy of it is used.
+            session: what ``this._.session`` is to the fields.
+
+        Raises:
+            LocalProtocolError: the message is not in the table.
+            InvalidMessageError: a value does not fit its format.
+        """
+        cls = type(message)
+        tags = self._tags[direction]
+        if cls not in tags:
+            raise LocalProtocolError(
+                f"{cls.__name__} is not a {direction.value} of {self.name} "
+                f"(known: {', '.join(c.__name__ for c in tags) or 'none'})"
+            )
+        if self.header is not None:
+            base = header if header is not None else reply_to
+            header = self._tagged(base, tags[cls])
+        trailer = None if self.trailer is None else self.trailer()
+        return self._codec.build(header, cls._record, message, trailer, session)
+
+    def _tagged(self, base: Any, tag: Any) -> Any:
+        """
+        Copy a header, or make one, with a tag in it.
+        """
+        assert self.header is not None
+        if self.tag is None:
+            return _made(self.header, {}) if base is None else _replaced(base, {})
+        if isinstance(self.tag, str):
+            values = {self.tag: tag}
+        elif isinstance(self.tag, tuple):
+            values = dict(zip(self.tag, tag, strict=True))
+        else:
+            base = _made(self.header, {}, lenient=True) if base is None else base
+            values = self._inverse(base, tag)
+        if base is None:
+            base = _made(self.header, values)
+        return _replaced(base, values)
+
+    def _inverse(self, header: Any, tag: Any) -> dict[str, int]:
+        """
+        Find the fields' values for which the tag function gives a tag.
+        """
+        fields = _fields_read(self._read_tag, header)
+        now = tuple(fields.values())
+        cached = self._inverted.get((tag, now))
+        if cached is None:
+            cached = self._search(header, tag, fields)
+            if len(self._inverted) < 4096:
+                self._inverted[tag, now] = cached
+        return cached
+
+    def _search(self, header: Any, tag: Any, fields: dict[str, int]) -> dict[str, int]:
+        assert self.header is not None
+        widths = {name: _bits(self.header, name) for name in fields}
+        for values in _nearby(fields, widths):
+            if _plain(self._read_tag(_replaced(header, values))) == tag:
+                return values
+        raise InvalidMessageError(
+            self.header.__name__,
+            f"a value of {', '.join(fields) or 'some field'} whose tag is {tag!r}",
+            "none",
+        )
+
+    def key_width(self) -> int | None:
+        """
+        Say how many bits a correlation key has, if it is one whole number.
+        """
+        if self.header is None or not isinstance(self.correlate, str):
+            return None
+        return _bits(self.header, self.correlate, most=64)
+
+    def with_key(self, header: Any, tag: Any, key: int) -> Any:
+        """
+        Copy a header, or make one for a tag, with a correlation key in it.
+        """
+        assert isinstance(self.correlate, str)
+        return _replaced(self._tagged(header, tag), {self.correlate: key})
+
+    def tag_of(self, cls: type[Message], direction: Direction) -> Any:
+        """
+        Give a message's tag.
+
+        Raises:
+            LocalProtocolError: it has none in this direction.
+        """
+        try:
+            return self._tags[direction][cls]
+        except KeyError:
+            raise LocalProtocolError(
+                f"{cls.__name__} is not a {direction.value} of {self.name}"
+            ) from None
+
+
+def _record(cls: type[Message] | None) -> Record | None:
+    return None if cls is None else cls._record
+
+
+def _plain(tag: Any) -> Any:
+    """
+    Bring enum members, Python's and Construct's, to what is on the wire.
+    """
+    if isinstance(tag, tuple):
+        return tuple(map(_plain, tag))
+    if isinstance(tag, enum.Enum):
+        return tag.value
+    if isinstance(tag, constructs.EnumIntegerString):
+        return tag.intvalue
+    return tag
+
+
+def _tag_text(tag: Any) -> str:
+    return f"{tag:#x}" if type(tag) is int and tag > 9 else repr(tag)
+
+
+def _reader(tag: Tag | None) -> Callable[[Any], Any]:
+    if tag is None:
+        return lambda _header: None
+    if isinstance(tag, str):
+        return operator.attrgetter(tag)
+    if isinstance(tag, tuple):
+        getters = [operator.attrgetter(name) for name in tag]
+        return lambda header: tuple(get(header) for get in getters)
+    return tag
+
+
+def _key_reader(correlate: Any) -> Callable[[Any, Any], Any] | None:
+    if correlate is None:
+        return None
+    if isinstance(correlate, str | tuple):
+        read = _reader(correlate)
+        return lambda header, _message: _plain(read(header))
+    return correlate  # type: ignore[no-any-return]
+
+
+def _check_parts(protocol: Protocol) -> None:
+    for option in ("header", "trailer"):
+        part = getattr(protocol, option)
+        if part is not None and not _is_message(part):
+            raise DeclarationError(
+                f"{protocol.name}: {option}= takes a Message class, not {part!r}"
+            )
+    if protocol.framing is not None and not isinstance(protocol.framing, Framing):
+        raise DeclarationError(
+            f"{protocol.name}: framing= takes a Framing such as LengthPrefixed(…), "
+            f"not {protocol.framing!r}"
+        )
+    if protocol.header is not None:
+        names = {field.name for field in protocol.header._record.fields}
+        for reserved in ("session", "header", "body", "trailer"):
+            if reserved in names:
+                raise DeclarationError(
+                    f"{protocol.name}: the header's field {reserved!r} would hide "
+                    f"this._.{reserved}; choose another name"
+                )
+        if protocol.header._record.greedy_tail() is not None:
+            raise DeclarationError(
+                f"{protocol.name}: the header {protocol.header.__name__} takes all "
+                "bytes to the end of the frame, so no message could follow it"
+            )
+    if protocol.trailer is not None:
+        _check_trailer(protocol)
+    for paths in (protocol.tag, protocol.correlate):
+        if isinstance(paths, str | tuple):
+            for path in (paths,) if isinstance(paths, str) else paths:
+                _check_path(protocol, path)
+
+
+def _check_trailer(protocol: Protocol) -> None:
+    assert protocol.trailer is not None
+    name = protocol.trailer.__name__
+    try:
+        protocol.trailer._record.sizeof()
+    except Exception as exc:
+        raise DeclarationError(
+            f"{protocol.name}: the trailer {name} must have a fixed size, so that the "
+            "end of the message is known"
+        ) from exc
+    try:
+        protocol.trailer()
+    except TypeError as exc:
+        raise DeclarationError(
+            f"{protocol.name}: every field of the trailer {name} must have a value= or "
+            "a default, as nobody passes them"
+        ) from exc
+    if protocol.header is not None:
+        twice = {f.name for f in protocol.header._record.fields} & {
+            f.name for f in protocol.trailer._record.fields
+        }
+        if twice:
+            raise DeclarationError(
+                f"{protocol.name}: header and trailer both have a field "
+                f"{min(twice)!r}; rename one"
+            )
+
+
+def _check_path(protocol: Protocol, path: str) -> None:
+    if protocol.header is None:
+        raise DeclarationError(
+            f"{protocol.name}: {path!r} names a header's field, but there is no header="
+        )
+    cls: Any = protocol.header
+    for name in path.split("."):
+        names = [field.name for field in cls._record.fields]
+        if name not in names:
+            raise DeclarationError(
+                f"{protocol.name}: {path!r} names no field of {cls.__name__} "
+                f"(it has {', '.join(names)})"
+            )
+        inner = _field(cls, name).construct
+        if not isinstance(inner, Record):
+            return
+        cls = inner.owner
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Message)
+
+
+def _table(protocol: Protocol, option: str) -> dict[Any, type[Message]]:
+    """
+    Merge one direction's table with the one for both.
+    """
+    merged: dict[Any, type[Message]] = {}
+    seen: dict[type[Message], Any] = {}
+    for source in (option, "messages"):
+        table = getattr(protocol, source)
+        if _is_message(table):
+            table = {None: table}
+        if not isinstance(table, Mapping):
+            raise DeclarationError(
+                f"{protocol.name}: {source}= takes a mapping of tags to Message "
+                f"classes or one class, not {table!r}"
+            )
+        for tag, cls in table.items():
+            tag = _plain(tag)
+            if not _is_message(cls):
+                raise DeclarationError(
+                    f"{protocol.name}: {source}[{tag!r}] is no Message class: {cls!r}"
+                )
+            if tag in merged:
+                raise DeclarationError(
+                    f"{protocol.name}: tag {_tag_text(tag)} stands for both "
+                    f"{merged[tag].__name__} and {cls.__name__} in {option}"
+                    + (" and messages" if source == "messages" else "")
+                )
+            if cls in seen:
+                raise DeclarationError(
+                    f"{protocol.name}: {cls.__name__} stands under both "
+                    f"{_tag_text(seen[cls])} and {_tag_text(tag)} in {option}; for "
+                    "several tags of one message use a function as tag="
+                )
+            merged[tag], seen[cls] = cls, tag
+    return merged
+
+
+def _check_tags(protocol: Protocol) -> None:
+    tagged = any(None not in table and table for table in protocol._tables.values())
+    if tagged and protocol.tag is None:
+        raise DeclarationError(
+            f"{protocol.name}: tables by tag need header= and tag=, which say where in "
+            "the bytes the tag is"
+        )
+    if protocol.tag is not None and protocol.header is None:
+        raise DeclarationError(f"{protocol.name}: tag= needs a header=")
+    if not any(protocol._tables.values()):
+        raise DeclarationError(f"{protocol.name}: it has no messages at all")
+    for table in protocol._tables.values():
+        if None in table and protocol.tag is not None:
+            raise DeclarationError(
+                f"{protocol.name}: {table[None].__name__} stands alone in its table, "
+                "but there is a tag=; say which tag it has"
+            )
+        if None in table and len(table) > 1:
+            names = ", ".join(cls.__name__ for cls in table.values())
+            raise DeclarationError(
+                f"{protocol.name}: {names} cannot be told apart without a tag="
+            )
+        if callable(protocol.tag):
+            for tag in table:
+                try:
+                    protocol._tagged(None, tag)
+                except InvalidMessageError as exc:
+                    raise DeclarationError(f"{protocol.name}: {exc}") from exc
+    for cls in protocol._tables[Direction.REQUEST].values():
+        for answer in response_types(cls):
+            known = protocol._tables[Direction.RESPONSE].values()
+            if isinstance(answer, type) and answer not in known:
+                raise DeclarationError(
+                    f"{protocol.name}: {cls.__name__} is a Request[{answer.__name__}], "
+                    f"but {answer.__name__} is in neither responses nor messages"
+                )
+
+
+def _check_states(protocol: Protocol) -> None:
+    known = protocol.classes()
+    for state, moves in (protocol.states or {}).items():
+        for cls in moves:
+            if cls not in known:
+                name = getattr(cls, "__name__", repr(cls))
+                raise DeclarationError(
+                    f"{protocol.name}: state {state!r} names {name}, which is no "
+                    "message of the protocol"
+                )
+
+
+def _made(cls: type[Message], values: dict[str, Any], *, lenient: bool = False) -> Any:
+    """
+    Make a header from defaults and some values given by dotted names.
+
+    Args:
+        cls: the header's class.
+        values: what is known.
+        lenient: fields that have no default become 0.
+    """
+    arguments: dict[str, Any] = {}
+    for field in attrs.fields(cls):  # type: ignore[arg-type] # the metaclass made it one
+        inner = {
+            path.partition(".")[2]: value
+            for path, value in values.items()
+            if path.partition(".")[0] == field.name
+        }
+        nested = _field(cls, field.name).construct
+        if "" in inner:
+            arguments[field.name] = inner[""]
+        elif field.init and field.default is attrs.NOTHING:
+            if isinstance(nested, Record):
+                arguments[field.name] = _made(nested.owner, inner, lenient=lenient)
+            elif inner:
+                arguments[field.name] = constructs.Container(inner)
+            elif lenient:
+                arguments[field.name] = 0
+            else:
+                raise InvalidMessageError(
+                    f"{cls.__name__}.{field.name}",
+                    "a value (it has no default, so give header=)",
+                    "none",
+                )
+    return cls(**arguments)
+
+
+def _replaced(value: Any, changes: Mapping[str, Any]) -> Any:
+    """
+    Copy a message with some fields, given by dotted names, changed.
+    """
+    direct = {k: v for k, v in changes.items() if "." not in k}
+    for path, change in changes.items():
+        name, _, rest = path.partition(".")
+        if rest:
+            inner = direct.get(name, _get(value, name))
+            direct[name] = _replaced(inner, {rest: change})
+    if isinstance(value, dict):
+        return constructs.Container(value, **direct)
+    return attrs.evolve(value, **direct)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value[name] if isinstance(value, dict) else getattr(value, name)
+
+
+def _field(cls: type[Message], name: str) -> Field:
+    return next(f for f in cls._record.fields if f.name == name)
+
+
+def _bits(cls: type[Message], path: str, most: int = 16) -> int:
+    """
+    Say how many bits a header's number has, for searching through its values.
+    """
+    name, _, rest = path.partition(".")
+    try:
+        inner = _field(cls, name).construct
+    except StopIteration:
+        return 8
+    if rest:
+        return _bits(inner.owner, rest, most) if isinstance(inner, Record) else 8
+    try:
+        size = int(inner.sizeof())
+    except Exception:
+        return 8
+    while isinstance(inner, constructs.Subconstruct):
+        inner = inner.subcon
+    bits = size if isinstance(inner, constructs.BitsInteger) else 8 * size
+    if isinstance(inner, constructs.FormatField) and inner.fmtstr[-1].islower():
+        bits -= 1  # signed
+    return min(bits, most)
+
+
+class _Recorder:
+    """
+    Stands in for a header to see which of its numbers a function reads.
+    """
+
+    def __init__(self, value: Any, read: dict[str, int], prefix: str = "") -> None:
+        self.__dict__.update(_value=value, _read=read, _prefix=prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._value, name)
+        if isinstance(value, Message | dict):
+            return _Recorder(value, self._read, f"{self._prefix}{name}.")
+        if isinstance(value, int):
+            self._read[f"{self._prefix}{name}"] = int(value)
+        return value
+
+    __getitem__ = __getattr__
+
+
+def _fields_read(function: Callable[[Any], Any], header: Any) -> dict[str, int]:
+    read: dict[str, int] = {}
+    function(_Recorder(header, read))
+    return read
+
+
+def _nearby(
+    fields: dict[str, int], widths: dict[str, int]
+) -> Iterator[dict[str, int]]:
+    """
+    Give values for some numbers, those with the fewest changed bits first.
+    """
+    places = [(name, bit) for name in fields for bit in range(widths[name])]
+    most = len(places) if len(places) <= 16 else 3
+    for changed in range(most + 1):
+        for flips in itertools.combinations(places, changed):
+            values = dict(fields)
+            for name, bit in flips:
+                values[name] ^= 1 << bit
+            yield values

@@ -1,0 +1,470 @@
+"""
+From a plain attrs class to a dispatch table.
+
+Methods marked with `route` answer messages, those marked as hooks are told what
+happens. What a method is given is what its annotations name: the message, the
+`Session`, the protocol's header class, the `Frame`, in hooks the error. The table
+is made, and everything wrong with the class told at once, when the `Service` is
+made.
+
+A method that is named as one of the hooks `connected`, `disconnected`, `unknown`
+and `malformed` is that hook, marked or not.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import inspect
+import linecache
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+
+from protoserve.errors import DeclarationError
+from protoserve.events import Frame
+from protoserve.messages import Message, response_types
+from protoserve.protocol import Direction, Protocol
+from protoserve.session import Session
+
+__all__ = [
+    "Call",
+    "Hook",
+    "Route",
+    "Routes",
+    "connected",
+    "disconnected",
+    "malformed",
+    "on_error",
+    "route",
+    "routes_of",
+    "unknown",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_MARK = "__protoserve_role__"
+
+
+class Hook(enum.Enum):
+    """
+    What a method of a handler is for.
+    """
+
+    ROUTE = "route"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    UNKNOWN = "unknown"
+    MALFORMED = "malformed"
+    ERROR = "on_error"
+
+
+def _mark(method: _F, hook: Hook, *details: Any) -> _F:
+    setattr(method, _MARK, (hook, details))
+    return method
+
+
+def route(method: _F) -> _F:
+    """
+    Mark a method that answers the message which its annotations name.
+
+    It returns a message, `None` or an iterator of messages, and may be a
+    coroutine function or an async generator.
+    """
+    return _mark(method, Hook.ROUTE)
+
+
+def connected(method: _F) -> _F:
+    """
+    Mark the method that is called when a peer is there.
+
+    For datagrams that is a peer's first one.
+    """
+    return _mark(method, Hook.CONNECTED)
+
+
+def disconnected(method: _F) -> _F:
+    """
+    Mark the method that is called when a peer has gone, or was forgotten.
+    """
+    return _mark(method, Hook.DISCONNECTED)
+
+
+def unknown(method: _F) -> _F:
+    """
+    Mark the method that is asked what to answer to a message without a route.
+
+    It may take the `UnknownMessageError`, the header and the frame.
+    """
+    return _mark(method, Hook.UNKNOWN)
+
+
+def malformed(method: _F) -> _F:
+    """
+    Mark the method that is asked what to answer to a malformed message.
+
+    It may take the error, the header (`None` if that much could not be parsed)
+    and the frame.
+    """
+    return _mark(method, Hook.MALFORMED)
+
+
+def on_error(*exceptions: type[Exception]) -> Callable[[_F], _F]:
+    """
+    Mark a method that is asked what to answer when a route raised an exception.
+
+    Args:
+        exceptions: which ones; the nearest class wins.
+    """
+    for kind in exceptions:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise DeclarationError(f"on_error takes exception classes, not {kind!r}")
+    if not exceptions:
+        raise DeclarationError("on_error takes at least one exception class")
+    return lambda method: _mark(method, Hook.ERROR, *exceptions)
+
+
+@attrs.define
+class Call:
+    """
+    What a route or hook can be given.
+    """
+
+    session: Session
+    message: Any = None
+    header: Any = None
+    frame: Frame | None = None
+    error: Exception | None = None
+
+
+class Style(enum.Enum):
+    """
+    What calling a method gives.
+    """
+
+    VALUE = "value"
+    AWAITABLE = "awaitable"
+    ASYNC_ITERATOR = "async iterator"
+
+
+@attrs.frozen
+class Route:
+    """
+    One method of a handler, with what it is given.
+    """
+
+    name: str
+    style: Style
+    invoke: Callable[[Call], Any]
+    """Calls the method; what comes back depends on `style`."""
+
+
+@attrs.frozen
+class Routes:
+    """
+    All that a handler answers.
+    """
+
+    messages: dict[type[Message], Route]
+    connected: Route | None
+    disconnected: Route | None
+    unknown: Route | None
+    malformed: Route | None
+    errors: dict[type[Exception], Route]
+
+    @property
+    def is_async(self) -> bool:
+        """
+        Whether any method needs an event loop.
+        """
+        hooks = (self.connected, self.disconnected, self.unknown, self.malformed)
+        every = [*self.messages.values(), *self.errors.values(), *filter(None, hooks)]
+        return any(r.style is not Style.VALUE for r in every)
+
+    def for_error(self, error: Exception) -> Route | None:
+        """
+        Find the hook for an exception, the nearest class first.
+        """
+        for kind in type(error).__mro__:
+            found = self.errors.get(kind)
+            if found is not None:
+                return found
+        return None
+
+
+def routes_of(protocol: Protocol, handler: Any) -> Routes:
+    """
+    Make the dispatch table of a handler.
+
+    Args:
+        protocol: what it speaks.
+        handler: an instance of the user's class.
+
+    Raises:
+        DeclarationError: with everything that is wrong, one line each.
+    """
+    compiler = _Compiler(protocol, handler)
+    compiler.run()
+    if compiler.problems:
+        name = type(handler).__name__
+        lines = "\n".join(f"  {problem}" for problem in compiler.problems)
+        raise DeclarationError(f"{name} cannot serve {protocol.name}:\n{lines}")
+    return Routes(
+        compiler.messages,
+        compiler.hooks.get(Hook.CONNECTED),
+        compiler.hooks.get(Hook.DISCONNECTED),
+        compiler.hooks.get(Hook.UNKNOWN),
+        compiler.hooks.get(Hook.MALFORMED),
+        compiler.errors,
+    )
+
+
+@attrs.define
+class _Compiler:
+    protocol: Protocol
+    handler: Any
+    problems: list[str] = attrs.field(factory=list)
+    messages: dict[type[Message], Route] = attrs.field(factory=dict)
+    hooks: dict[Hook, Route] = attrs.field(factory=dict)
+    errors: dict[type[Exception], Route] = attrs.field(factory=dict)
+
+    def run(self) -> None:
+        if isinstance(self.handler, type):
+            name = self.handler.__name__
+            self.problems.append(f"give an instance, {name}(), not the class {name}")
+            return
+        found = False
+        for name, function, hook, details in _marked(type(self.handler)):
+            found = True
+            self._add(name, function, hook, details)
+        if not found:
+            self.problems.append(
+                "it has no routes; mark the methods that answer messages with @route"
+            )
+
+    def _add(
+        self, name: str, function: Any, hook: Hook, details: tuple[Any, ...]
+    ) -> None:
+        try:
+            hints = typing.get_type_hints(function, localns=self._names())
+        except Exception as exc:
+            self._problem(function, f"its annotations cannot be resolved: {exc}")
+            return
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        sources: list[str] = []
+        answered: list[type[Message]] = []
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                self._problem(function, f"it cannot take *{parameter.name}")
+                return
+            hint = hints.get(parameter.name)
+            source = self._source(hint, hook)
+            if source is None:
+                self._problem(function, self._complaint(parameter.name, hint, hook))
+                return
+            sources.append(source)
+            if source == "message":
+                answered += _members(hint)
+        method = getattr(self.handler, name)
+        compiled = Route(name, _style(function), _invoker(method, sources))
+        self._check_answers(function, hints.get("return"), answered)
+        self._file(function, compiled, hook, details, answered)
+
+    def _file(
+        self,
+        function: Any,
+        compiled: Route,
+        hook: Hook,
+        details: tuple[Any, ...],
+        answered: list[type[Message]],
+    ) -> None:
+        if hook is Hook.ROUTE:
+            if not answered:
+                self._problem(
+                    function,
+                    "it takes no message; annotate one parameter with a message class",
+                )
+            for cls in answered:
+                if cls in self.messages:
+                    other = self.messages[cls].name
+                    self._problem(function, f"{cls.__name__} has a route: {other}()")
+                self.messages[cls] = compiled
+        elif hook is Hook.ERROR:
+            for kind in details:
+                if kind in self.errors:
+                    other = self.errors[kind].name
+                    self._problem(function, f"{kind.__name__} has a hook: {other}()")
+                self.errors[kind] = compiled
+        else:
+            if hook in self.hooks:
+                other = self.hooks[hook].name
+                self._problem(function, f"there is a hook {hook.value}: {other}()")
+            self.hooks[hook] = compiled
+
+    def _names(self) -> dict[str, Any]:
+        """
+        Names that annotations may use wherever the handler is defined.
+        """
+        names: dict[str, Any] = {c.__name__: c for c in self.protocol.classes()}
+        for cls in (self.protocol.header, Session, Frame):
+            if cls is not None:
+                names.setdefault(cls.__name__, cls)
+        return names
+
+    def _source(self, hint: Any, hook: Hook) -> str | None:
+        members = _members(hint)
+        if not members:
+            return None
+        if all(m is Session for m in members):
+            return "session"
+        if all(m is Frame for m in members):
+            return "frame"
+        if all(m is self.protocol.header for m in members):
+            return "header"
+        if all(isinstance(m, type) and issubclass(m, Exception) for m in members):
+            return "error" if hook not in (Hook.ROUTE, Hook.CONNECTED) else None
+        inbound = self.protocol.table(Direction.REQUEST).values()
+        if hook in (Hook.ROUTE, Hook.ERROR) and all(m in inbound for m in members):
+            return "message"
+        return None
+
+    def _complaint(self, name: str, hint: Any, hook: Hook) -> str:
+        if hint is None:
+            return f"parameter {name!r} has no annotation, so nothing can be passed"
+        shown = getattr(hint, "__name__", str(hint))
+        members = _members(hint)
+        if all(isinstance(m, type) and issubclass(m, Message) for m in members):
+            inbound = self.protocol.table(Direction.REQUEST).values()
+            known = ", ".join(c.__name__ for c in inbound) or "none"
+            if hook in (Hook.ROUTE, Hook.ERROR):
+                return (
+                    f"{shown} is no message that {self.protocol.name} receives "
+                    f"(known: {known})"
+                )
+        header = self.protocol.header
+        also = f", the header {header.__name__}" if header is not None else ""
+        return (
+            f"parameter {name!r} is a {shown}; a {hook.value} method may take a "
+            f"message, a Session, a Frame{also}"
+            + ("" if hook in (Hook.ROUTE, Hook.CONNECTED) else " or the error")
+        )
+
+    def _check_answers(
+        self, function: Any, hint: Any, answered: list[type[Message]]
+    ) -> None:
+        outbound = self.protocol.table(Direction.RESPONSE).values()
+        if hint is None:
+            return
+        results = list(_results(hint))
+        if any(r in (Any, Message) for r in results):
+            return
+        for result in results:
+            if result not in outbound:
+                shown = getattr(result, "__name__", str(result))
+                known = ", ".join(c.__name__ for c in outbound) or "none"
+                self._problem(
+                    function,
+                    f"it returns {shown}, which is no response of "
+                    f"{self.protocol.name} (known: {known})",
+                )
+                return
+        for cls in answered:
+            promised = [r for r in response_types(cls) if isinstance(r, type)]
+            replies = [r for r in results if not r.is_error]
+            if promised and replies and not set(promised) & set(replies):
+                names = " | ".join(r.__name__ for r in promised)
+                self._problem(
+                    function,
+                    f"it returns {replies[0].__name__}, but {cls.__name__} is a "
+                    f"Request[{names}]",
+                )
+
+    def _problem(self, function: Any, text: str) -> None:
+        self.problems.append(f"{_place(function)}{function.__name__}(): {text}")
+
+
+def _marked(cls: type) -> Iterator[tuple[str, Any, Hook, tuple[Any, ...]]]:
+    """
+    List a class's routes and hooks in the order of their definition.
+    """
+    named = {hook.value: hook for hook in Hook if hook not in (Hook.ROUTE, Hook.ERROR)}
+    seen: set[str] = set()
+    for base in reversed(cls.__mro__):
+        for name in vars(base):
+            if name in seen:
+                continue
+            seen.add(name)
+            function = inspect.getattr_static(cls, name)
+            if not inspect.isfunction(function):
+                continue
+            mark = getattr(function, _MARK, None)
+            if mark is not None:
+                yield name, function, *mark
+            elif name in named:
+                yield name, function, named[name], ()
+
+
+def _members(hint: Any) -> list[Any]:
+    """
+    Take a union apart, without `None`.
+    """
+    if hint is None or hint is type(None):
+        return []
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [m for part in typing.get_args(hint) for m in _members(part)]
+    return [hint]
+
+
+_CARRIERS = (
+    collections.abc.Iterable,
+    collections.abc.AsyncIterable,
+    collections.abc.Awaitable,
+)
+
+
+def _results(hint: Any) -> Iterator[Any]:
+    """
+    List what a return annotation says is sent.
+    """
+    for member in _members(hint):
+        origin = typing.get_origin(member)
+        if isinstance(origin, type) and issubclass(origin, _CARRIERS):
+            arguments = typing.get_args(member)
+            # A coroutine's result is its last argument, all others' the first.
+            last = issubclass(origin, collections.abc.Coroutine)
+            yield from _results(arguments[-1 if last else 0])
+        else:
+            yield member
+
+
+def _style(function: Any) -> Style:
+    if inspect.isasyncgenfunction(function):
+        return Style.ASYNC_ITERATOR
+    if inspect.iscoroutinefunction(function):
+        return Style.AWAITABLE
+    return Style.VALUE
+
+
+def _invoker(method: Callable[..., Any], sources: list[str]) -> Callable[[Call], Any]:
+    if not sources:
+        return lambda _call: method()
+    getters = operator.attrgetter(*sources)
+    if len(sources) == 1:
+        return lambda call: method(getters(call))
+    return lambda call: method(*getters(call))
+
+
+def _place(function: Any) -> str:
+    """
+    Name a method's file and line, and show the line.
+    """
+    code = function.__code__
+    line = code.co_firstlineno
+    text = linecache.getline(code.co_filename, line).strip()
+    while text.startswith("@"):
+        line += 1
+        text = linecache.getline(code.co_filename, line).strip()
+    return f"{code.co_filename}:{line}: {text}\n    " if text else code.co_filename

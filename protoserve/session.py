@@ -1,0 +1,363 @@
+"""
+One conversation with one peer, without any I/O.
+
+Bytes go in by `Session.receive_data`, events come out of `Session.next_event`;
+messages go in by `Session.send`, bytes come out of `Session.data_to_send` (or go
+straight to whoever set `Session.writer`). A session of a stream cuts it into
+frames; one of datagrams takes each as it is. It ties responses to requests by
+the protocol's key, and follows the protocol's state table: what is not legal in
+the present state is refused, whoever sends it.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import attrs
+
+from protoserve.errors import (
+    DeclarationError,
+    IncompleteFrameError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SessionClosedError,
+)
+from protoserve.events import (
+    NEED_DATA,
+    Event,
+    Frame,
+    MessageReceived,
+    MessageRejected,
+    NeedData,
+    PeerClosed,
+    StreamBroken,
+)
+from protoserve.framing.base import Framer
+from protoserve.messages import Message
+from protoserve.protocol import Direction, Protocol
+from protoserve.types import BytesLike
+
+__all__ = ["Peer", "Role", "Session"]
+
+
+class Role(enum.Enum):
+    """
+    Which side of the conversation we are.
+    """
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@attrs.frozen
+class Peer:
+    """
+    The other party.
+    """
+
+    transport: str
+    """``tcp``, ``udp``, ``unix`` or ``unixgram``."""
+
+    address: Any
+    """As the socket gives it: host and port, or a path."""
+
+    @property
+    def host(self) -> str:
+        """
+        The peer's host, or its path.
+        """
+        return str(self.address[0] if isinstance(self.address, tuple) else self.address)
+
+    @property
+    def port(self) -> int | None:
+        """
+        The peer's port; `None` for Unix sockets.
+        """
+        return self.address[1] if isinstance(self.address, tuple) else None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return f"{self.transport}://{self.host or '(unnamed)'}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.transport}://{host}:{self.port}"
+
+
+class Session:
+    """
+    The state of one conversation.
+
+    Args:
+        protocol: what is spoken.
+        role: which side we are.
+        peer: the other party, where it is known.
+        stream: whether bytes come as a stream; otherwise each piece is a datagram.
+        clock: gives the time, in seconds since the epoch.
+
+    Raises:
+        DeclarationError: the protocol says nothing about streams.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_events",
+        "_framer",
+        "_next_key",
+        "_received_at",
+        "_requests",
+        "closed",
+        "closer",
+        "outgoing",
+        "peer",
+        "phase",
+        "protocol",
+        "role",
+        "state",
+        "stream",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        role: Role,
+        peer: Peer | None = None,
+        *,
+        stream: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if stream and protocol.framing is None:
+            raise DeclarationError(
+                f"{protocol.name} has no framing=, so it cannot be spoken over a "
+                "stream; give the protocol one, or use datagrams"
+            )
+        self.protocol = protocol
+        self.role = role
+        self.peer = peer
+        self.stream = stream
+        self.state: Any = None
+        """Whatever the handler keeps for this conversation."""
+        self.phase: str | None = next(iter(protocol.states or ()), None)
+        """Where in the protocol's state table the conversation is."""
+        self.closed = False
+        self.writer: Callable[[bytes], None] | None = None
+        """Takes what is sent at once; without it `data_to_send` has it."""
+        self.closer: Callable[[], None] | None = None
+        """Is called by `close`."""
+        self.outgoing: deque[bytes] = deque()
+        self._clock = clock
+        self._received_at = 0.0
+        self._events: deque[Event | Frame] = deque()
+        self._requests: dict[Hashable, Any] = {}
+        self._next_key = 0
+        self._framer: Framer | None = None
+        if stream and protocol.framing is not None:
+            self._framer = protocol.framing.framer()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.protocol.name} {self.role.value} {self.peer or ''}>"
+
+    @property
+    def inbound(self) -> Direction:
+        """
+        The direction of what the peer sends.
+        """
+        return Direction.REQUEST if self.role is Role.SERVER else Direction.RESPONSE
+
+    @property
+    def outbound(self) -> Direction:
+        """
+        The direction of what we send.
+        """
+        return Direction.RESPONSE if self.role is Role.SERVER else Direction.REQUEST
+
+    # Receiving -------------------------------------------------------------
+
+    def receive_data(self, data: BytesLike) -> None:
+        """
+        Take the next bytes of the stream, or one whole datagram.
+        """
+        self._received_at = self._clock()
+        if self._framer is not None:
+            self._framer.feed(data)
+            return
+        framing = self.protocol.framing
+        try:
+            frames = [bytes(data)] if framing is None else framing.split(bytes(data))
+        except RemoteProtocolError as error:
+            whole = Frame(bytes(data), self._received_at)
+            self._events.append(MessageRejected(error, whole))
+        else:
+            self._events.extend(Frame(f, self._received_at) for f in frames)
+
+    def receive_eof(self) -> None:
+        """
+        Take note that the peer will send nothing more.
+        """
+        if self._framer is not None:
+            try:
+                last = self._framer.end()
+            except IncompleteFrameError as error:
+                self._events.append(StreamBroken(error))
+            else:
+                if last is not None:
+                    self._events.append(Frame(last, self._clock()))
+        self._events.append(PeerClosed())
+
+    def next_event(self) -> Event | NeedData:
+        """
+        Give the next thing that happened.
+
+        Returns:
+            An event, or `NEED_DATA` if more bytes are needed first.
+        """
+        if self._framer is not None and not self.closed:
+            try:
+                data = self._framer.decode()
+            except RemoteProtocolError as error:
+                self.closed = True
+                self._events.clear()
+                return StreamBroken(error)
+            if data is not None:
+                return self._parsed(Frame(data, self._received_at))
+        if not self._events:
+            return NEED_DATA
+        event = self._events.popleft()
+        return self._parsed(event) if isinstance(event, Frame) else event
+
+    @property
+    def buffered(self) -> int:
+        """
+        How many bytes of an unfinished frame have arrived.
+        """
+        return 0 if self._framer is None else self._framer.buffered
+
+    def _parsed(self, frame: Frame) -> Event:
+        try:
+            parsed = self.protocol.parse(frame.data, self.inbound, session=self)
+            try:
+                self._move(parsed.message, RemoteProtocolError)
+            except RemoteProtocolError as error:
+                error.header = parsed.header
+                raise
+        except RemoteProtocolError as error:
+            return MessageRejected(error, frame)
+        request = None
+        if self.role is Role.CLIENT and self._requests:
+            key = self.protocol.key(parsed.header, parsed.message)
+            request = self._requests.pop(key, None)
+        return MessageReceived(parsed.message, parsed.header, frame, request)
+
+    # Sending ---------------------------------------------------------------
+
+    def send(
+        self, message: Message, *, header: Any = None, reply_to: Any = None
+    ) -> None:
+        """
+        Send a message, at any time.
+
+        Args:
+            message: what to send.
+            header: its header; by default one is made (for a request, with a fresh
+                correlation key).
+            reply_to: the header of the request that it answers.
+
+        Raises:
+            LocalProtocolError: the message is not one of ours to send, does not fit
+                its format or framing, or is not allowed in the present state.
+            SessionClosedError: the session is over.
+        """
+        self.deliver(self.encode(message, header=header, reply_to=reply_to))
+
+    def encode(
+        self, message: Message, *, header: Any = None, reply_to: Any = None
+    ) -> bytes:
+        """
+        Make the bytes for a message as `send` would, framing included.
+        """
+        if self.closed:
+            raise SessionClosedError(f"the session with {self.peer} is closed")
+        protocol = self.protocol
+        if header is None and reply_to is None and self.role is Role.CLIENT:
+            header = self._fresh_header(message)
+        phase = self._next_phase(message, LocalProtocolError)
+        frame = protocol.build(
+            message, self.outbound, header=header, reply_to=reply_to, session=self
+        )
+        if self.role is Role.CLIENT and protocol.correlate is not None:
+            self._requests[protocol.key(header, message)] = message
+        if protocol.framing is not None:
+            try:
+                if self.stream:
+                    frame = protocol.framing.encode(frame)
+                else:
+                    frame = protocol.framing.pack(frame)
+            except ValueError as exc:
+                raise LocalProtocolError(f"{type(message).__name__}: {exc}") from exc
+        self.phase = phase
+        return frame
+
+    def deliver(self, data: bytes) -> None:
+        """
+        Hand bytes to the transport.
+        """
+        if self.writer is not None:
+            self.writer(data)
+        else:
+            self.outgoing.append(data)
+
+    def data_to_send(self) -> list[bytes]:
+        """
+        Take what is waiting to be sent, each message's bytes by themselves.
+        """
+        waiting = list(self.outgoing)
+        self.outgoing.clear()
+        return waiting
+
+    def close(self) -> None:
+        """
+        End the conversation after what was sent so far.
+        """
+        self.closed = True
+        if self.closer is not None:
+            self.closer()
+
+    def _fresh_header(self, message: Message) -> Any:
+        width = self.protocol.key_width()
+        if width is None:
+            return None
+        for _ in range(1 << min(width, 16)):
+            key = self._next_key
+            self._next_key = (key + 1) % (1 << width)
+            if key not in self._requests:
+                break
+        tag = self.protocol.tag_of(type(message), self.outbound)
+        return self.protocol.with_key(None, tag, key)
+
+    # The conversation's state ----------------------------------------------
+
+    def _next_phase(
+        self, message: Message, violation: type[LocalProtocolError | RemoteProtocolError]
+    ) -> str | None:
+        states = self.protocol.states
+        if states is None or self.phase is None:
+            return self.phase
+        cls = type(message)
+        moves = states.get(self.phase, {})
+        if cls in moves:
+            return moves[cls]
+        if not any(cls in other for other in states.values()):
+            return self.phase
+        legal = ", ".join(c.__name__ for c in moves) or "nothing more"
+        raise violation(
+            f"{cls.__name__} is not allowed in state {self.phase!r} "
+            f"(expected: {legal})"
+        )
+
+    def _move(
+        self, message: Message, violation: type[LocalProtocolError | RemoteProtocolError]
+    ) -> None:
+        self.phase = self._next_phase(message, violation)
