@@ -40,6 +40,8 @@ __all__ = ["Connection", "ServiceHandler"]
 logger = logging.getLogger("protoserve")
 
 _READ_SIZE = 64 * 1024
+_GOODBYE = 0.5
+"""Seconds that a peer has to close its side after we have closed ours."""
 
 
 class ServiceHandler(BaseRequestHandler):
@@ -104,7 +106,7 @@ class Connection:
             return
         try:
             going = service.dispatcher.connected(session)
-            while going and not (service.draining and not session.buffered):
+            while going:
                 data = self._read()
                 if data is None:
                     break
@@ -113,6 +115,7 @@ class Connection:
                 else:
                     session.receive_eof()
                 going = self._dispatch() and bool(data)
+            self._say_goodbye()
         except PeerTimeoutError as error:
             logger.warning("%s is closed: %s", session.peer, error)
         finally:
@@ -145,19 +148,20 @@ class Connection:
 
     def _read(self) -> bytes | None:
         """
-        Wait for bytes; `None` when a deadline has passed.
+        Wait for bytes; `None` when a deadline has passed, or draining is done.
         """
         while True:
             try:
                 return self.sock.recv(_READ_SIZE)
             except BlockingIOError:
-                pass
+                if self.service.draining:
+                    return None
             reason, deadline = self._deadline()
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 logger.info("%s is closed: %s", self.session.peer, reason)
                 return None
-            _wait(self.sock, select.POLLIN, left)
+            _wait(self.sock, select.POLLIN, left, self.service.waker.fileno())
 
     def _deadline(self) -> tuple[str, float | None]:
         """
@@ -201,6 +205,25 @@ class Connection:
                         ) from None
                     _wait(self.sock, select.POLLOUT, left)
 
+    def _say_goodbye(self) -> None:
+        """
+        End our side, and wait a moment for the peer to end its own.
+
+        Closed with bytes of the peer's unread, the kernel would reset the
+        connection, and answers that are on their way would be lost; nginx calls
+        this a lingering close.
+        """
+        deadline = time.monotonic() + _GOODBYE
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                _wait(self.sock, select.POLLIN, left)
+                try:
+                    if not self.sock.recv(_READ_SIZE):
+                        return
+                except BlockingIOError:
+                    continue
+
     def stop_reading(self) -> None:
         """
         End the wait for more bytes; what has arrived is still handled.
@@ -209,9 +232,16 @@ class Connection:
             self.sock.shutdown(socket.SHUT_RD)
 
 
-def _wait(sock: socket.socket, event: int, timeout: float | None) -> None:
+def _wait(
+    sock: socket.socket, event: int, timeout: float | None, waker: int | None = None
+) -> None:
+    """
+    Wait until a socket is ready, the time is up, or a waker's descriptor is readable.
+    """
     poller = select.poll()
     poller.register(sock, event)
+    if waker is not None:
+        poller.register(waker, select.POLLIN)
     poller.poll(None if timeout is None else max(0, int(timeout * 1000) + 1))
 
 

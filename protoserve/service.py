@@ -30,6 +30,7 @@ from protoserve.limits import Limits, is_loopback
 from protoserve.peers import PeerTable
 from protoserve.protocol import Protocol
 from protoserve.routing import routes_of
+from protoserve.server._waiting import Waker
 from protoserve.session import Peer, Role, Session
 
 __all__ = ["Service"]
@@ -103,16 +104,22 @@ class Service:
         self._connections: dict[Connection, str] = {}
         self._per_address: Counter[str] = Counter()
         self._opened: Any = None
-        self._make_locks()
-        os.register_at_fork(after_in_child=self._make_locks)
+        self._make_private()
+        os.register_at_fork(after_in_child=self._make_private)
 
     def __repr__(self) -> str:
         return f"<Service {self.protocol.name} by {type(self.handler).__name__}>"
 
-    def _make_locks(self) -> None:
-        # A lock that another thread held when this process was forked stays locked.
+    def _make_private(self) -> None:
+        """
+        Make what a forked child may not share with its parent.
+
+        A lock that another thread held at that moment would stay locked, and a
+        wake-up would reach either process.
+        """
         self._lock = threading.RLock()
         self._opening = threading.Lock()
+        self.waker = Waker()
 
     # The lifespan ----------------------------------------------------------
 
@@ -228,8 +235,7 @@ class Service:
         signal handler.
         """
         self.draining = True
-        for connection in list(self._connections):
-            connection.stop_reading()
+        self.waker.wake()
 
     def abandon(self) -> None:
         """

@@ -1,0 +1,7 @@
+"""
+``python -m protoserve`` is ``protoserve``.
+"""
+
+from protoserve.cli import main
+
+main()

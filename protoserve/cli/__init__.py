@@ -1,0 +1,29 @@
+"""
+The command line: ``protoserve`` and ``python -m protoserve``.
+
+Every command's work is done by the library; this package reads arguments, shows
+results and turns errors into one line and an exit code. Typer and Rich come with
+the extra ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """
+    Run the command line; the entry point of ``protoserve``.
+    """
+    try:
+        from protoserve.cli.commands import app
+    except ImportError as exc:
+        print(
+            f"protoserve: the command line needs {exc.name}; install it with "
+            "pip install 'protoserve[cli]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    app()

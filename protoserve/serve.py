@@ -1,0 +1,320 @@
+"""
+Serve a service at some addresses until told to stop.
+
+This is what ``protoserve run`` does, for programs and tests as well. Each address
+gets a server of the classic stack. To stop is to *drain*: nothing new is
+accepted, what has arrived is answered, and what is not done in time is ended.
+
+Datagrams are always handled by one loop: a thread or process for each would lose
+most of them under load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from protoserve.errors import DeclarationError
+from protoserve.server import (
+    ForkingMixIn,
+    TCPServer,
+    ThreadingMixIn,
+    UDPServer,
+    UnixDatagramServer,
+    UnixStreamServer,
+)
+from protoserve.server.base import BaseServer
+from protoserve.service import Service
+from protoserve.urls import Address
+
+__all__ = ["MODES", "Runner", "make_server"]
+
+logger = logging.getLogger("protoserve")
+
+MODES = ("threads", "fork", "single")
+"""How stream connections are handled."""
+
+_BACKLOG = 1024
+_LARGEST_DATAGRAM = 65_535
+_MIXINS: dict[str, tuple[type, ...]] = {
+    "threads": (ThreadingMixIn,),
+    "fork": (ForkingMixIn,),
+    "single": (),
+}
+_SERVERS: dict[str, type] = {
+    "tcp": TCPServer,
+    "udp": UDPServer,
+    "unix": UnixStreamServer,
+    "unixgram": UnixDatagramServer,
+}
+
+
+class _Reporting:
+    """
+    Sends what goes wrong in a server to the log.
+    """
+
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        logger.exception("the request from %s failed", client_address)
+
+    def handle_truncated(self, request: Any, client_address: Any) -> None:
+        logger.warning(
+            "a datagram from %s is longer than %d bytes and was dropped",
+            client_address,
+            len(request[0]),
+        )
+
+
+def make_server(service: Service, address: Address, mode: str = "threads") -> Any:
+    """
+    Make a server that is bound and listens.
+
+    Args:
+        service: what to serve.
+        address: where.
+        mode: one of `MODES`.
+
+    Raises:
+        DeclarationError: the protocol cannot be spoken there.
+        OSError: the address cannot be had.
+    """
+    if mode not in _MIXINS:
+        raise DeclarationError(f"unknown mode {mode!r} (known: {', '.join(MODES)})")
+    if address.is_stream and service.protocol.framing is None:
+        raise DeclarationError(
+            f"{service.protocol.name} has no framing=, so it cannot be served at "
+            f"{address}; use udp:// or unixgram://"
+        )
+    target: Any = address.host
+    options: dict[str, Any] = {
+        "allow_reuse_address": address.transport == "tcp",
+        "request_queue_size": _BACKLOG,
+        "daemon_threads": True,
+        "max_children": service.limits.connections or sys.maxsize,
+        "unlink_on_close": True,
+    }
+    if address.transport in ("tcp", "udp"):
+        kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
+        host = address.host if address.host not in ("", "*") else "0.0.0.0"  # noqa: S104 - asked for
+        found = socket.getaddrinfo(host, address.port, type=kind)
+        family, _, _, _, target = found[0]
+        options["address_family"] = family
+    else:
+        _remove_stale_socket(address)
+    if not address.is_stream:
+        options["max_packet_size"] = _LARGEST_DATAGRAM
+    mixins = _MIXINS[mode] if address.is_stream else ()
+    bases = (_Reporting, *mixins, _SERVERS[address.transport])
+    server = type("Server", bases, options)
+    return server(target, service.RequestHandlerClass)
+
+
+def _remove_stale_socket(address: Address) -> None:
+    """
+    Remove a Unix socket's path if nobody listens there any more.
+    """
+    kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        try:
+            probe.connect(address.host)
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(address.host)
+
+
+@attrs.define
+class Runner:
+    """
+    Serves a service until `stop` is called.
+
+    Args:
+        service: what to serve.
+        addresses: where.
+        mode: how stream connections are handled, one of `MODES`.
+        drain: seconds that what is in flight may take after `stop`.
+    """
+
+    service: Service
+    addresses: Sequence[Address]
+    mode: str = "threads"
+    drain: float = 10.0
+    bound: list[Address] = attrs.field(factory=list, init=False)
+    """Where it listens, after `bind`; chosen ports filled in."""
+    _servers: list[BaseServer] = attrs.field(factory=list, init=False)
+    _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _children: list[int] = attrs.field(factory=list, init=False)
+    _owner: int = attrs.field(factory=os.getpid, init=False)
+
+    def bind(self) -> list[Address]:
+        """
+        Take all addresses, or none.
+
+        Raises:
+            DeclarationError: the protocol cannot be spoken at one of them.
+            OSError: one cannot be had.
+        """
+        try:
+            for address in self.addresses:
+                server = make_server(self.service, address, self.mode)
+                self._servers.append(server)
+                self.bound.append(
+                    Address.bound(address.transport, server.server_address)
+                )
+        except BaseException:
+            self._close_servers()
+            raise
+        return self.bound
+
+    def stop(self) -> None:
+        """
+        Ask to stop; to be called from a signal handler or any thread.
+        """
+        self._stop.set()
+        if self.mode != "fork":
+            return
+        if os.getpid() != self._owner and not self._children:
+            # A child that handles one request: it ends when it has answered.
+            self.service.drain()
+        for server in self._servers:
+            _ask_to_stop(server)
+        self._signal_children(signal.SIGTERM)
+
+    def serve(self) -> None:
+        """
+        Serve until `stop`, then drain.
+        """
+        if self.mode == "fork":
+            self._serve_by_forking()
+        else:
+            self._serve_by_threads()
+
+    # In threads ------------------------------------------------------------
+
+    def _serve_by_threads(self) -> None:
+        loops = [
+            threading.Thread(
+                target=server.serve_forever, name=f"protoserve {url}", daemon=True
+            )
+            for server, url in zip(self._servers, self.bound, strict=True)
+        ]
+        for loop in loops:
+            loop.start()
+        self._stop.wait()
+        deadline = time.monotonic() + self.drain
+        self.service.drain()
+        for server in self._servers:
+            # shutdown() waits for the request at hand, which may take its time.
+            threading.Thread(target=server.shutdown, daemon=True).start()
+        for loop in loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+        self._close_servers()
+        _wait_until(lambda: self.service.connections == 0, deadline)
+        if self.service.connections:
+            logger.warning(
+                "%d connections were still busy after %s s and are closed",
+                self.service.connections,
+                self.drain,
+            )
+            self.service.abandon()
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.server_close()
+
+    # In processes ----------------------------------------------------------
+
+    def _serve_by_forking(self) -> None:
+        """
+        Serve one address in this process, several in one process each.
+
+        A process that forks has no other threads, which it would cut short.
+        """
+        if len(self._servers) == 1:
+            self._fork_for_requests(self._servers[0])
+            return
+        for server in self._servers:
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    self._become_worker(server)
+                    status = 0
+                finally:
+                    os._exit(status)
+            self._children.append(pid)
+        for server in self._servers:
+            server.socket.close()  # type: ignore[attr-defined] # all of ours have one
+        self._stop.wait()
+        self._reap(time.monotonic() + self.drain + 1)
+
+    def _become_worker(self, server: BaseServer) -> None:
+        for other in self._servers:
+            if other is not server:
+                other.socket.close()  # type: ignore[attr-defined] # all of ours have one
+        self._servers = [server]
+        self._children = []
+        self._owner = os.getpid()
+        if self._stop.is_set():
+            return
+        self._fork_for_requests(server)
+
+    def _fork_for_requests(self, server: Any) -> None:
+        if not self._stop.is_set():
+            server.serve_forever()
+        server.socket.close()
+        deadline = time.monotonic() + self.drain
+        children = set(getattr(server, "active_children", None) or ())
+        self._children = list(children)
+        self._signal_children(signal.SIGTERM)
+        self._reap(deadline)
+        server.server_close()
+
+    def _signal_children(self, number: int) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _reap(self, deadline: float) -> None:
+        """
+        Wait for the children, and end those that are not done in time.
+        """
+
+        def gone() -> bool:
+            for pid in list(self._children):
+                with contextlib.suppress(ChildProcessError):
+                    if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                        continue
+                self._children.remove(pid)
+            return not self._children
+
+        if not _wait_until(gone, deadline):
+            logger.warning("%d processes are ended", len(self._children))
+            self._signal_children(signal.SIGKILL)
+            _wait_until(gone, time.monotonic() + 5)
+
+
+def _ask_to_stop(server: BaseServer) -> None:
+    """
+    Ask a loop to stop from a signal handler in its own thread, without waiting.
+    """
+    server.shutdown()
+
+
+def _wait_until(condition: Callable[[], bool], deadline: float) -> bool:
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
