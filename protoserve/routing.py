@@ -120,7 +120,7 @@ def on_error(*exceptions: type[Exception]) -> Callable[[_F], _F]:
         exceptions: which ones; the nearest class wins.
     """
     for kind in exceptions:
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        if not _is_class_of(kind, Exception):
             raise DeclarationError(f"on_error takes exception classes, not {kind!r}")
     if not exceptions:
         raise DeclarationError("on_error takes at least one exception class")
@@ -324,7 +324,7 @@ class _Compiler:
             return "frame"
         if all(m is self.protocol.header for m in members):
             return "header"
-        if all(isinstance(m, type) and issubclass(m, Exception) for m in members):
+        if all(_is_class_of(m, Exception) for m in members):
             return "error" if hook not in (Hook.ROUTE, Hook.CONNECTED) else None
         inbound = self.protocol.table(Direction.REQUEST).values()
         if hook in (Hook.ROUTE, Hook.ERROR) and all(m in inbound for m in members):
@@ -336,7 +336,7 @@ class _Compiler:
             return f"parameter {name!r} has no annotation, so nothing can be passed"
         shown = getattr(hint, "__name__", str(hint))
         members = _members(hint)
-        if all(isinstance(m, type) and issubclass(m, Message) for m in members):
+        if all(_is_class_of(m, Message) for m in members):
             inbound = self.protocol.table(Direction.REQUEST).values()
             known = ", ".join(c.__name__ for c in inbound) or "none"
             if hook in (Hook.ROUTE, Hook.ERROR):
@@ -438,6 +438,10 @@ def _results(hint: Any) -> Iterator[Any]:
             yield from _results(arguments[-1 if last else 0])
         else:
             yield member
+
+
+def _is_class_of(value: Any, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base)
 
 
 def _style(function: Any) -> Style:
