@@ -220,18 +220,21 @@ class IncompleteFrameError(RemoteProtocolError):
     The stream ended in the middle of a frame.
     """
 
-    def __init__(self, buffered: int, found: bytes) -> None:
-        super().__init__(buffered, found)
+    def __init__(self, buffered: int, found: bytes, guess: str | None = None) -> None:
+        super().__init__(buffered, found, guess)
         self.buffered = buffered
         """How many bytes of the frame had arrived."""
         self.found = found
         """The first of them, at most 16."""
+        self.guess = guess
+        """What is likely wrong, as in ``these bytes look like an HTTP request``."""
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"the stream ended {self.buffered} bytes into a frame "
             f"that starts with {self.found.hex(' ')}"
         )
+        return f"{text}; {self.guess}" if self.guess else text
 
 
 class ErrorResponse(RemoteProtocolError):  # noqa: N818 - the name is public

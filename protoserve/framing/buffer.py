@@ -100,7 +100,8 @@ class BufferedFramer(Framer):
             IncompleteFrameError: it ended in the middle of a frame.
         """
         if self.buffered:
-            self._fail(IncompleteFrameError(self.buffered, self._found()))
+            found = self._found()
+            self._fail(IncompleteFrameError(self.buffered, found, diagnose(found)))
         return self._wait()
 
     def _wait(self) -> bytes | None:

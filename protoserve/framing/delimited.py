@@ -19,6 +19,7 @@ from protoserve.errors import IncompleteFrameError
 from protoserve.framing.base import Framer, Framing
 from protoserve.framing.buffer import BufferedFramer
 from protoserve.framing.checks import check_size, flag, positive, refuse, several, unfit
+from protoserve.framing.diagnosis import diagnose
 
 __all__ = ["Delimited"]
 
@@ -285,6 +286,7 @@ class _EscapedFramer(_SeveralFramer):
 
     def end(self) -> bytes | None:
         if self._final and self.buffered and self._is_escaped(len(self._data)):
-            self._fail(IncompleteFrameError(self.buffered, self._found()))
+            found = self._found()
+            self._fail(IncompleteFrameError(self.buffered, found, diagnose(found)))
         self._counted = self._escapes = 0
         return super().end()
