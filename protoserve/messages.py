@@ -29,7 +29,7 @@ from typing import (
 import attrs
 import construct as constructs
 
-from protoserve.codec import boundary
+from protoserve.codec import boundary, compiled
 from protoserve.codec.caps import Caps
 from protoserve.codec.computed import (
     FRAME_PARTS,
@@ -181,9 +181,8 @@ def wire(
             "wire(value=…) takes length_of(…), count_of(…) or checksum_of(…), "
             f"not {value!r}; for a fixed value use default= or a Const"
         )
-    if value is not None and (default is not attrs.NOTHING or factory or not init):
-        if init:
-            raise DeclarationError("wire(): value= leaves no room for a default")
+    if value is not None and (default is not attrs.NOTHING or factory):
+        raise DeclarationError("wire(): value= leaves no room for a default")
     if enum is not None:
         construct = EnumField(construct, enum, strict)
     elif strict:
@@ -242,6 +241,8 @@ class MessageType(type):
     _record: Record
     _caps: Caps
     is_error: bool
+    parse: Any
+    __bytes__: Any
 
     def __new__(
         mcs,
@@ -276,6 +277,10 @@ class MessageType(type):
         if error:
             defined.is_error = True
         defined._record = _make_record(defined, bits=bits)
+        if "parse" not in namespace:
+            defined.parse = classmethod(_first_parse)
+        if "__bytes__" not in namespace:
+            defined.__bytes__ = _first_bytes
         defined._record.check()
         _check_response(defined)
         return defined
@@ -286,6 +291,25 @@ class MessageType(type):
         The message's Construct form, for use inside Construct's combinators.
         """
         return cls._record
+
+
+def _first_parse(cls: Any, data: BytesLike) -> Any:
+    """
+    Make the class's parsing function, which takes this one's place, and call it.
+    """
+    function = compiled.parser_of(cls._record, cls._caps)
+    cls.parse = staticmethod(function)
+    return function(data)
+
+
+def _first_bytes(self: Any) -> bytes:
+    """
+    Make the class's building function, which takes this one's place, and call it.
+    """
+    cls = type(self)
+    function = compiled.builder_of(cls._record)
+    cls.__bytes__ = function
+    return function(self)
 
 
 def _check_names(cls: type, namespace: dict[str, Any]) -> None:
@@ -354,7 +378,17 @@ def _make_record(cls: Any, *, bits: bool) -> Record:
             Field(attribute.name, given.construct, given.computed, hidden=hidden)
         )
     _check_computed(cls.__name__, fields)
-    return Record(cls.__name__, fields, bits=bits, make=_maker(cls), owner=cls)
+    make, style = _maker(cls)
+    arguments = [a.name for a in attrs.fields(cls) if a.init]
+    return Record(
+        cls.__name__,
+        fields,
+        bits=bits,
+        make=make,
+        make_style=style,
+        arguments=arguments,
+        owner=cls,
+    )
 
 
 def _check_computed(name: str, fields: list[Field]) -> None:
@@ -380,9 +414,9 @@ def _check_computed(name: str, fields: list[Field]) -> None:
             )
 
 
-def _maker(cls: Any) -> Callable[[dict[str, Any], str], Any]:
+def _maker(cls: Any) -> tuple[Callable[[dict[str, Any], str], Any], str]:
     """
-    Choose how parsed values become a message.
+    Choose how parsed values become a message; give the function and its style.
 
     A plain class skips `__init__`, which would only copy; one with validators,
     converters or a post-init hook is constructed.
@@ -411,13 +445,16 @@ def _maker(cls: Any) -> Callable[[dict[str, Any], str], Any]:
         return message
 
     hooked = hasattr(cls, "__attrs_post_init__") or hasattr(cls, "__attrs_pre_init__")
-    checked = any(a.validator is not None or a.converter is not None for a in attributes)
-    return constructed if hooked or checked else plain
+    checked = any(
+        a.validator is not None or a.converter is not None for a in attributes
+    )
+    if hooked or checked:
+        return constructed, "constructed"
+    frozen = cls.__setattr__ is not object.__setattr__
+    return plain, "frozen" if frozen else "plain"
 
 
-def _refusal(
-    cls: Any, arguments: dict[str, Any], exc: Exception, path: str
-) -> Fault:
+def _refusal(cls: Any, arguments: dict[str, Any], exc: Exception, path: str) -> Fault:
     """
     Find the field whose converter or validator refused its value.
     """
@@ -507,7 +544,7 @@ class Message(metaclass=MessageType):
             MalformedMessageError: the bytes are not this message; it names the
                 path, the offset, what was expected and what was found.
         """
-        return boundary.parse_message(cls._record, data, cls._caps)  # type: ignore[no-any-return]
+        raise NotImplementedError  # every subclass gets its own, see MessageType
 
     def __bytes__(self) -> bytes:
         """
@@ -516,7 +553,7 @@ class Message(metaclass=MessageType):
         Raises:
             InvalidMessageError: a value does not fit its format.
         """
-        return boundary.build_message(self._record, self)
+        raise NotImplementedError  # every subclass gets its own, see MessageType
 
     @classmethod
     def from_construct(cls, name: str, struct: Any) -> type[Self]:

@@ -17,10 +17,21 @@ from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.explain import guess, hexdump
 from protoserve.codec.fault import Fault, plural
 from protoserve.codec.record import Record, enclosing_context, root_context
-from protoserve.errors import InvalidMessageError, MalformedMessageError
+from protoserve.errors import (
+    InvalidMessageError,
+    MalformedMessageError,
+    RemoteProtocolError,
+)
 from protoserve.types import BytesLike
 
-__all__ = ["build_message", "computed_fields", "demand_end", "explained", "parse_message", "refused"]
+__all__ = [
+    "build_message",
+    "computed_fields",
+    "demand_end",
+    "explained",
+    "parse_message",
+    "refused",
+]
 
 
 @contextlib.contextmanager
@@ -39,7 +50,7 @@ def explained(data: bytes, path: str) -> Iterator[None]:
         yield
     except Fault as fault:
         raise _malformed(fault, data) from fault
-    except MalformedMessageError:
+    except RemoteProtocolError:
         raise
     except Exception as exc:
         text = f"{type(exc).__name__}: {exc}"

@@ -10,7 +10,7 @@ the frame.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -170,7 +170,7 @@ class Pending(int):
     large.
     """
 
-    def __new__(cls) -> Pending:
+    def __new__(cls) -> Self:  # noqa: D102 - documented with its class
         return super().__new__(cls, 1 << 62)
 
     def _same(self, _other: object = None) -> Pending:

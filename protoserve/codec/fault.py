@@ -33,6 +33,8 @@ class Fault(construct.ConstructError):  # type: ignore[misc] # construct is unty
 
 def plural(count: int, noun: str) -> str:
     """
+    Write a number of things.
+
     >>> plural(1, "byte"), plural(2, "byte")
     ('1 byte', '2 bytes')
     """
@@ -40,7 +42,18 @@ def plural(count: int, noun: str) -> str:
 
 
 _ALIASES = frozenset(
-    "Byte Short Int Long Half Single Double Bit Nibble Octet".split()
+    [
+        "Byte",
+        "Short",
+        "Int",
+        "Long",
+        "Half",
+        "Single",
+        "Double",
+        "Bit",
+        "Nibble",
+        "Octet",
+    ]
 )
 _NAMES = {
     id(value): name

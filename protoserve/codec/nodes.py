@@ -485,8 +485,7 @@ def _read_varint(stream: Any, context: Any, path: str) -> int:
     raise Fault(
         path,
         start,
-        f"a VarInt of at most {plural(cap, 'byte')} "
-        "(caps=Caps(varint=…) allows more)",
+        f"a VarInt of at most {plural(cap, 'byte')} (caps=Caps(varint=…) allows more)",
         "a longer one",
     )
 
@@ -532,7 +531,9 @@ class CappedLazyBound(construct.Construct):  # type: ignore[misc] # construct is
     A reference to a construct that is defined later, with a depth.
     """
 
-    def __init__(self, function: Callable[[], Any], guard: Callable[[Any], Any]):
+    def __init__(
+        self, function: Callable[[], Any], guard: Callable[[Any], Any]
+    ) -> None:
         super().__init__()
         self.function = function
         self.guard = guard

@@ -132,6 +132,9 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         fields: in the order of the wire.
         bits: whether the fields are bits all together.
         make: field values in, message out.
+        make_style: how that is done: ``plain`` (attributes are set), ``frozen`` (they
+            are set past the class) or ``constructed`` (the class is called).
+        arguments: the constructor's arguments.
         owner: the message class.
     """
 
@@ -144,6 +147,8 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         *,
         bits: bool,
         make: Callable[[dict[str, Any], str], Any],
+        make_style: str = "plain",
+        arguments: Sequence[str] = (),
         owner: type[Any],
     ) -> None:
         super().__init__()
@@ -153,6 +158,8 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         self.make = make
         self.owner = owner
         self.flagbuildnone = False
+        self.make_style = make_style
+        self.arguments = tuple(arguments)
         self._members: tuple[Member, ...] | None = None
 
     def __repr__(self) -> str:
@@ -171,6 +178,15 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
                 _guarded(run, bits) for run, bits in _runs(self.fields, self.bits)
             )
         return self._members
+
+    def runs(self) -> list[tuple[tuple[Field, ...], bool]]:
+        """
+        Give the fields by whole bytes: each alone, but runs of bit fields together.
+
+        Returns:
+            Fields, and whether they are bits.
+        """
+        return _runs(self.fields, self.bits)
 
     def check(self) -> None:
         """

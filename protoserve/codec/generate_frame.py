@@ -1,0 +1,268 @@
+"""
+Write the functions that parse and build whole frames.
+
+Parsing: header and trailer are taken and checked, then the tag finds the body's
+function in a table, whose entries are made when their tag is first seen; a protocol
+of a thousand messages dispatches as fast as one of ten. Building: header, body and
+trailer of one message class are one function, so that their fixed fields are packed
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from protoserve.codec.caps import Caps, Usage
+from protoserve.codec.compiled import compile_function
+from protoserve.codec.emit import Scope, Symbol, Untranslatable
+from protoserve.codec.frame import FrameCodec
+from protoserve.codec.generate_build import BuildWriter, build_globals
+from protoserve.codec.generate_parse import Mismatch, ParseWriter, parse_globals
+from protoserve.codec.plan import Bits, Group, plan_of
+from protoserve.codec.record import (
+    FrameContext,
+    Record,
+    enclosing_context,
+    root_context,
+)
+
+__all__ = ["frame_builder", "frame_parser"]
+
+
+def _plan(record: Record) -> Group:
+    plan = plan_of(record)
+    if not isinstance(plan, Group):
+        raise Untranslatable
+    return plan
+
+
+def _frame_context(header: Any, session: Any, root: Any) -> Any:
+    """
+    Make the context that a body finds around it.
+    """
+    context = FrameContext(enclosing_context(root, None))
+    context["_root"] = context
+    context["session"] = session
+    if header is not None:
+        for field in type(header)._record.fields:
+            if not field.hidden:
+                context[field.name] = getattr(header, field.name)
+    return context
+
+
+def _header_scope(plan: Group | None) -> Scope:
+    """
+    Say what a body can refer to: the fields of the header ``h``.
+    """
+    scope = Scope()
+    for item in plan.items if plan is not None else ():
+        if isinstance(item.node, Bits) and not item.node.container:
+            for part in item.node.parts:
+                if part.name is not None and not part.hidden:
+                    scope.symbols[part.name] = Symbol(f"h.{part.name}")
+        elif item.name is not None and not item.hidden:
+            scope.symbols[item.name] = Symbol(f"h.{item.name}", item.node)
+    return scope
+
+
+class _Bodies(dict[Any, Callable[..., Any]]):
+    """
+    Body functions by tag, made when a tag is first seen.
+    """
+
+    def __init__(
+        self,
+        header: Record | None,
+        find: Callable[[Any], tuple[Record, Caps] | None],
+    ) -> None:
+        super().__init__()
+        self.header = header
+        self.find = find
+
+    def __missing__(self, tag: Any) -> Callable[..., Any]:
+        found = self.find(tag)
+        if found is None:
+            raise Mismatch
+        made = _body_parser(self.header, *found)
+        if len(self) < 4096:
+            self[tag] = made
+        return made
+
+
+def _body_parser(
+    header: Record | None, record: Record, caps: Caps
+) -> Callable[..., Any]:
+    """
+    Make the function that parses one kind of body: all of ``buf[pos:end]``.
+    """
+    writer = ParseWriter(caps)
+    writer.bounded = False
+    writer.out.depth = 1
+    scope = _header_scope(None if header is None else _plan(header))
+    try:
+        writer.emit_message(_plan(record), "o", Scope(scope))
+        writer.flush()
+    except Untranslatable:
+
+        def refuse(*_: Any) -> Any:
+            raise Mismatch
+
+        return refuse
+    lines = ["def body(buf, pos, end, h, session):"]
+    if writer.counts:
+        lines.append("    used = 0")
+    if writer.uses_context:
+        lines.append("    root = frame_context(h, session, make_root())")
+    lines += writer.out.lines
+    lines += [f"    if {writer.place()} != end: raise Mismatch", "    return o"]
+    names = {
+        **parse_globals(),
+        **writer.out.constants,
+        "frame_context": _frame_context,
+        "make_root": lambda: root_context(parsing=True, _usage=Usage(caps)),
+    }
+    return compile_function("body", "\n".join(lines), names, record.record_name)
+
+
+def frame_parser(
+    codec: FrameCodec,
+    tag: str | tuple[str, ...] | Callable[[Any], Any] | None,
+    find: Callable[[Any], tuple[Record, Caps] | None],
+    most: int,
+) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
+    """
+    Make the function that parses one direction's frames.
+
+    Args:
+        codec: header and trailer.
+        tag: what in the header says which message follows.
+        find: gives the record for a tag.
+        most: the largest frame, in bytes.
+
+    Returns:
+        A function of frame and session that gives header, message and trailer, or
+        raises anything; `None` if the header has no straight-line form.
+    """
+    try:
+        made: Callable[[Any, Any], tuple[Any, Any, Any]]
+        made = _frame_parser(codec, tag, find, most)
+        return made
+    except Untranslatable:
+        return None
+
+
+def _frame_parser(codec: FrameCodec, tag: Any, find: Any, most: int) -> Any:
+    writer = ParseWriter(Caps())
+    writer.var = ""
+    writer.out.depth = 1
+    writer.end = "stop"
+    writer.bounded = False
+    header = None if codec.header is None else _plan(codec.header)
+    trailer = None if codec.trailer is None else _plan(codec.trailer)
+    places: dict[str, Any] = {}
+    scopes: list[tuple[Group, Scope]] = []
+    scope = Scope(outside=True)
+    if header is not None:
+        inner = Scope(scope)
+        places.update(writer.emit_message(header, "h", inner))
+        writer.flush()
+        scopes.append((header, inner))
+    else:
+        writer.out.line("h = None")
+    start = writer.here()
+    begin = writer.place()
+    if trailer is not None:
+        writer.var, writer.off, writer.end = "stop", 0, "end"
+        inner = Scope(scope)
+        places.update(writer.emit_message(trailer, "t", inner))
+        writer.flush()
+        scopes.append((trailer, inner))
+    else:
+        writer.out.line("t = None")
+    places["header"] = (("", 0), start)
+    places["body"] = (start, ("stop", 0))
+    places["trailer"] = (("stop", 0), ("end", 0))
+    for group, inner in scopes:
+        writer.check_computed(group, places, inner, outer=True)
+    if writer.uses_context or writer.counts:
+        raise Untranslatable
+    bodies = _Bodies(codec.header, find)
+    names: dict[str, Any] = {
+        **parse_globals(),
+        **writer.out.constants,
+        "BODIES": bodies,
+        "TAG": tag,
+    }
+    if tag is None:
+        source = "None"
+    elif isinstance(tag, str):
+        source = f"h.{tag}"
+    elif isinstance(tag, tuple):
+        source = f"({', '.join(f'h.{name}' for name in tag)},)"
+    else:
+        source = "TAG(h)"
+    lines = [
+        "def parse(data, session):",
+        "    buf = data if type(data) is bytes else bytes(data)",
+        "    end = len(buf)",
+        f"    if end > {most}: raise Mismatch",
+        f"    stop = end - {codec.trailer_size}" if trailer else "    stop = end",
+        "    if stop < 0: raise Mismatch",
+        *writer.out.lines,
+        f"    m = BODIES[{source}](buf, {begin}, stop, h, session)",
+        "    return h, m, t",
+    ]
+    return compile_function("parse", "\n".join(lines), names, codec.name)
+
+
+def frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes] | None:
+    """
+    Make the function that builds the frames of one message class.
+
+    Returns:
+        A function of header, message, trailer and session that gives the frame, or
+        raises anything; `None` if it has no straight-line form.
+    """
+    try:
+        return _frame_builder(codec, record)
+    except Untranslatable:
+        return None
+
+
+def _frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes]:
+    writer = BuildWriter()
+    writer.out.depth = 1
+    header = None if codec.header is None else _plan(codec.header)
+    trailer = None if codec.trailer is None else _plan(codec.trailer)
+    scope = Scope()
+    lengths: Any = []
+    checksums: Any = []
+    spans: dict[str, tuple[int, int]] = {}
+    if header is not None:
+        part = writer.place_message(header, "h", scope)
+        lengths += part.lengths
+        checksums += part.checksums
+        spans.update(part.spans)
+    start = len(writer.pieces)
+    body = BuildWriter(writer.out)
+    body.emit_message(_plan(record), "o", Scope(scope))
+    if body.uses_context:
+        raise Untranslatable
+    writer.pieces += body.pieces
+    stop = len(writer.pieces)
+    if trailer is not None:
+        part = writer.place_message(trailer, "t", Scope(scope))
+        lengths += part.lengths
+        checksums += part.checksums
+        spans.update(part.spans)
+    spans["header"], spans["body"] = (0, start), (start, stop)
+    spans["trailer"] = (stop, len(writer.pieces))
+    if writer.uses_context:
+        raise Untranslatable
+    writer.write_lengths(lengths, spans)
+    writer.write_checksums(checksums, spans)
+    result = writer.joined(writer.pieces)
+    lines = ["def build(h, o, t, session):", *writer.out.lines, f"    return {result}"]
+    names = {**build_globals(), **writer.out.constants}
+    return compile_function("build", "\n".join(lines), names, record.record_name)
