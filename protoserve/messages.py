@@ -241,8 +241,6 @@ class MessageType(type):
     _record: Record
     _caps: Caps
     is_error: bool
-    parse: Any
-    __bytes__: Any
 
     def __new__(
         mcs,
@@ -262,7 +260,7 @@ class MessageType(type):
             return cls  # Message and Request themselves, or what attrs made of ours
         _check_names(cls, namespace)
         try:
-            defined = attrs.define(
+            defined: Any = attrs.define(
                 cls,
                 frozen=frozen,
                 kw_only=kw_only,
@@ -283,7 +281,8 @@ class MessageType(type):
             defined.__bytes__ = _first_bytes
         defined._record.check()
         _check_response(defined)
-        return defined
+        made: MessageType = defined
+        return made
 
     @property
     def construct(cls) -> Any:

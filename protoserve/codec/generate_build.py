@@ -561,7 +561,8 @@ class BuildWriter:
             return bool(self.pieces[spans[entry[0]][0]].code)
 
         # Those of variable size first: others may count their bytes.
-        for name, rule, local in sorted(lengths[::-1], key=reserved):
+        latest_first = list(reversed(lengths))
+        for name, rule, local in sorted(latest_first, key=reserved):
             if rule.first not in spans or rule.last not in spans:
                 raise Untranslatable
             start, stop = spans[rule.first][0], spans[rule.last][1]
