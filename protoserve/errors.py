@@ -156,7 +156,9 @@ class UnknownMessageError(RemoteProtocolError):
         self.guess = guess
 
     def __str__(self) -> str:
-        text = f"{self.protocol}: no message has tag {self.tag!r} (known: {self.known})"
+        tag = self.tag
+        shown = f"{tag:#x}" if type(tag) is int and tag > 9 else repr(tag)
+        text = f"{self.protocol}: no message has tag {shown} (known: {self.known})"
         return f"{text}; these bytes look like {self.guess}" if self.guess else text
 
 

@@ -64,8 +64,14 @@ def _malformed(fault: Fault, data: bytes) -> MalformedMessageError:
         fault.expected,
         fault.found,
         hexdump(data, fault.offset) if data else "",
-        guess(data) if fault.offset < 16 else None,
+        _guess(data, fault.offset),
     )
+
+
+def _guess(data: bytes, offset: int) -> str | None:
+    look = guess(data)
+    # A text field in a binary message is no wonder; one at its start is.
+    return None if look == "text" and offset >= 16 else look
 
 
 @contextlib.contextmanager
@@ -140,7 +146,7 @@ def build_message(record: Record, message: Any) -> bytes:
     """
     with refused(record.record_name):
         stream = io.BytesIO()
-        context = root_context(parsing=False)
+        context = root_context(parsing=False, _usage=Usage(record.owner._caps))
         record._build(message, stream, context, record.record_name)
         return stream.getvalue()
 

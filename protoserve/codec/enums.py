@@ -30,20 +30,30 @@ class EnumField(construct.Adapter):  # type: ignore[misc] # construct is untyped
         self.members = members
         self.strict = strict
         self.table = {member.value: member for member in members}
+        self.flags = issubclass(members, enum.Flag)
+        self.known_bits = 0
+        if self.flags:
+            for member in members:
+                self.known_bits |= member.value
 
     def _parse(self, stream: Any, context: Any, path: str) -> Any:
         start = stream.tell()
         value = self.subcon._parsereport(stream, context, path)
-        member = self._member(value)
+        member = self.member(value)
         if member is None:
             if self.strict:
                 raise Fault(path, start, self._choices(), repr(value))
             return value
         return member
 
-    def _member(self, value: Any) -> enum.Enum | None:
+    def member(self, value: Any) -> enum.Enum | None:
+        """
+        Find the member for a value; `None` if there is none.
+        """
         member = self.table.get(value)
-        if member is None and issubclass(self.members, enum.Flag):
+        if member is None and self.flags:
+            if self.strict and value & ~self.known_bits:
+                return None
             try:
                 return self.members(value)
             except ValueError:
@@ -52,7 +62,7 @@ class EnumField(construct.Adapter):  # type: ignore[misc] # construct is untyped
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
         value = obj.value if isinstance(obj, self.members) else obj
-        if self.strict and self._member(value) is None:
+        if self.strict and self.member(value) is None:
             raise Fault(path, 0, self._choices(), repr(obj))
         self.subcon._build(value, stream, context, path)
         return obj

@@ -108,6 +108,11 @@ _REASONS: dict[type[Exception], Callable[[Any, Any], tuple[str, str]]] = {
         "a structure that the interpreter's stack can hold",
         "deeper nesting",
     ),
+    construct.ExplicitError: lambda _, __: (
+        "one of the cases that the format knows",
+        "another (it declares an Error there)",
+    ),
+    OSError: lambda _, __: ("more bytes", "the end of the data"),
     construct.CheckError: lambda _, __: ("the declared check to hold", "it fails"),
     construct.TerminatedError: lambda _, __: ("the end of the data", "more bytes"),
     construct.ConstError: lambda subcon, exc: (

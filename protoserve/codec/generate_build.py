@@ -111,6 +111,8 @@ class BuildWriter:
         self.pieces: list[Piece] = []
         self.contexts: dict[int, str] = {}
         self.uses_context = False
+        self.index: str | None = None
+        """The variable that counts the elements of the innermost loop."""
 
     def fail_if(self, condition: str) -> None:
         """
@@ -395,9 +397,11 @@ class BuildWriter:
         item, parts = self.out.name("x"), self.out.name("r")
         fixed = element_run(element) is not None
         self.out.line(f"{parts} = []; add{parts} = {parts}.append")
+        index = self.out.name("i")
+        at = len(self.out.lines)
         self.out.line(f"for {item} in {values}:")
         self.out.depth += 1
-        known = dict(self.contexts)
+        known, outer_index, self.index = dict(self.contexts), self.index, index
         outer, self.pieces = self.pieces, []
         self.emit(element, item, scope)
         inner, self.pieces = self.pieces, outer
@@ -406,8 +410,13 @@ class BuildWriter:
         else:
             for piece in inner:
                 self.out.line(f"add{parts}({piece.source})")
-        self.contexts = known
+        self.contexts, self.index = known, outer_index
         self.out.depth -= 1
+        if any(f"= {index}" in line for line in self.out.lines[at:]):
+            loop = self.out.lines[at].replace(
+                f"for {item} in {values}:", f"for {index}, {item} in enumerate({values}):"
+            )
+            self.out.lines[at] = loop
         self.out.line(f'{data} = b"".join({parts})')
         self.bytes_piece(data)
 
@@ -634,6 +643,8 @@ class BuildWriter:
         guarded = self.out.constant(guard(subcon), "construct")
         name = self.out.name("d")
         context = self._context(scope)
+        if self.index is not None:
+            self.out.line(f"{context}['_index'] = {self.index}")
         given = value or "None"
         self.out.line(f"{name} = build_opaque({guarded}, {given}, {context})")
         self.bytes_piece(name)
@@ -749,7 +760,7 @@ class _Encoder(dict[Any, Any]):
         source = self.source
         if isinstance(source, EnumField):
             wire = value.value if isinstance(value, source.members) else value
-            if source.strict and source._member(wire) is None:
+            if source.strict and source.member(wire) is None:
                 raise Mismatch
         else:
             wire = source._encode(value, None, "")

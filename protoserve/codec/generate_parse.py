@@ -160,6 +160,8 @@ class ParseWriter:
         self.contexts: dict[int, str] = {}
         self.outer_context = "root"
         self.uses_context = False
+        self.index: str | None = None
+        """The variable that counts the elements of the innermost loop."""
 
     # Positions -------------------------------------------------------------
 
@@ -597,9 +599,11 @@ class ParseWriter:
         else:
             self.fail_if(f"{count} < 0")
             self._count_elements(count)
-            self.out.line(f"for _ in range({count}):")
+            index = self.out.name("i")
+            self.out.line(f"for {index} in range({count}):")
         self.out.depth += 1
-        known = dict(self.contexts)
+        known, outer_index = dict(self.contexts), self.index
+        self.index = f"len({values})" if count is None else index
         if count is None:
             self._count_elements("1")
         self.move_to(pos)
@@ -609,7 +613,7 @@ class ParseWriter:
         if count is None:
             self.fail_if(f"{self.place()} == {pos}")
         self.out.line(f"{pos} = {self.place()}")
-        self.contexts = known
+        self.contexts, self.index = known, outer_index
         self.out.depth -= 1
         self.out.line(f"{target} = {values}")
         self.move_to(pos)
@@ -798,6 +802,8 @@ class ParseWriter:
         self.flush()
         guarded = self.out.constant(guard(subcon), "construct")
         context = self._context(scope)
+        if self.index is not None:
+            self.out.line(f"{context}['_index'] = {self.index}")
         pos = self.out.name("p")
         local = self.out.name("v")
         self.out.line(

@@ -19,8 +19,9 @@ from construct import core
 
 from protoserve.codec import nodes
 from protoserve.codec.nodes import Traced
+from protoserve.codec.refuse import greedy_part
 
-__all__ = ["guard"]
+__all__ = ["bits_of_record", "guard"]
 
 
 def guard(subcon: Any) -> Any:
@@ -102,14 +103,37 @@ class _Unnamed(construct.Renamed):  # type: ignore[misc] # construct is untyped
         return self.subcon._build(obj, stream, context, path)
 
 
+_SCALES = {core.bytes2bits: 8, core.swapbitsinbytes: 1}
+"""Positions inside that make one byte outside, by how bytes are transformed."""
+
+
 def _transformed(subcon: Any) -> Any:
-    scale = 8 if subcon.decodefunc is core.bytes2bits else 1
-    return Traced(_copied(subcon), subcon, scale)
+    record = bits_of_record(subcon)
+    if record is not None:
+        return record
+    return Traced(_copied(subcon), subcon, _SCALES.get(subcon.decodefunc, 0))
 
 
 def _restreamed(subcon: Any) -> Any:
-    scale = 8 if subcon.decoder is core.bytes2bits else 1
-    return Traced(_copied(subcon), subcon, scale)
+    record = bits_of_record(subcon)
+    if record is not None:
+        return record
+    scale = _SCALES.get(subcon.decoder, 0)
+    kind = nodes.GreedyRestreamed if greedy_part(subcon.subcon) is not None else None
+    return Traced(_copied(subcon, kind), subcon, scale)
+
+
+def bits_of_record(subcon: Any) -> Any:
+    """
+    Know ``Bitwise(X.construct)``: the message's fields as bits. Else give `None`.
+    """
+    decoder = getattr(subcon, "decodefunc", None) or getattr(subcon, "decoder", None)
+    inner = subcon.subcon
+    while isinstance(inner, construct.Renamed):
+        inner = inner.subcon
+    if decoder is core.bytes2bits and getattr(inner, "is_guarded", False):
+        return inner.as_bits()
+    return None
 
 
 def _lazy_struct(subcon: Any) -> Any:
@@ -124,9 +148,17 @@ def _lazy_array(subcon: Any) -> Any:
     return guard(eager)
 
 
-def _compressed(subcon: Any) -> Any:
-    capped = subcon.encoding in nodes.DECOMPRESSORS
-    return _as(nodes.CappedCompressed if capped else None, scale=0)(subcon)
+def _tunnel(subcon: Any) -> Any:
+    return Traced(nodes.Unfolding(subcon, guard(subcon.subcon)), subcon, scale=0)
+
+
+def _named_tuple(subcon: Any) -> Any:
+    """
+    Keep the class of a `NamedTuple`'s content, which it asks for.
+    """
+    copied = copy.copy(subcon)
+    copied.subcon = _copied(subcon.subcon)
+    return Traced(copied, subcon)
 
 
 def _lazy_bound(subcon: Any) -> Any:
@@ -136,7 +168,6 @@ def _lazy_bound(subcon: Any) -> Any:
 _RULES: dict[type[Any], Callable[[Any], Any]] = {
     construct.Array: _as(nodes.CappedArray),
     construct.Bytes: _as(nodes.FreeBytes),
-    construct.Compressed: _compressed,
     construct.FixedSized: _as(nodes.FreeFixedSized),
     construct.FocusedSeq: _focused,
     construct.GreedyRange: _as(nodes.StrictRange),
@@ -144,6 +175,7 @@ _RULES: dict[type[Any], Callable[[Any], Any]] = {
     construct.LazyArray: _lazy_array,
     construct.LazyBound: _lazy_bound,
     construct.LazyStruct: _lazy_struct,
+    construct.NamedTuple: _named_tuple,
     construct.NullTerminated: _as(nodes.TerminatedSearch),
     construct.Padded: _as(nodes.FreePadded),
     construct.Peek: _as(nodes.HonestPeek),
@@ -158,7 +190,7 @@ _RULES: dict[type[Any], Callable[[Any], Any]] = {
     construct.Subconstruct: _as(),
     construct.Switch: _as(),
     construct.Transformed: _transformed,
-    construct.Tunnel: _as(scale=0),
+    construct.Tunnel: _tunnel,
     construct.Union: _as(),
     type(construct.VarInt): lambda sc: Traced(nodes.CappedVarInt(), sc),
     type(construct.ZigZag): lambda sc: Traced(nodes.CappedZigZag(), sc),

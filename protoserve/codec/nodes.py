@@ -30,13 +30,13 @@ from protoserve.codec.fault import Fault, build_fault, describe, parse_fault, pl
 __all__ = [
     "DECOMPRESSORS",
     "CappedArray",
-    "CappedCompressed",
     "CappedLazyBound",
     "CappedVarInt",
     "CappedZigZag",
     "FreeBytes",
     "FreeFixedSized",
     "FreePadded",
+    "GreedyRestreamed",
     "HonestPeek",
     "HonestSelect",
     "NamedField",
@@ -47,6 +47,8 @@ __all__ = [
     "StrictRepeat",
     "TerminatedSearch",
     "Traced",
+    "Unfolding",
+    "children",
 ]
 
 _CONTROL = (Fault, construct.StopFieldError, construct.CancelParsing)
@@ -273,8 +275,6 @@ class HonestSelect(construct.Select):  # type: ignore[misc] # construct is untyp
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
         optional = any(_is_pass(subcon) for subcon in self.subcons)
-        if optional and obj is None:
-            return obj
         failure: Fault | None = None
         for subcon in self.subcons:
             if optional and _is_pass(subcon):
@@ -289,6 +289,8 @@ class HonestSelect(construct.Select):  # type: ignore[misc] # construct is untyp
             else:
                 stream.write(attempt.getvalue())
                 return obj
+        if optional and obj is None:
+            return obj
         raise failure or Fault(path, 0, "one of the alternatives to fit", repr(obj))
 
 
@@ -377,6 +379,17 @@ class FreeBytes(construct.Bytes):  # type: ignore[misc] # construct is untyped
     `Bytes` that take their natural size while their length is pending.
     """
 
+    def _parse(self, stream: Any, context: Any, path: str) -> Any:
+        start = stream.tell()
+        length = evaluate(self.length, context)
+        if length < 0:
+            raise Fault(path, start, "a length of 0 or more", str(length))
+        data = stream.read(length)
+        if len(data) < length:
+            expected = f"{plural(length, 'byte')} (Bytes)"
+            raise Fault(path, start, expected, plural(len(data), "byte"))
+        return data
+
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
         length = evaluate(self.length, context)
         if isinstance(length, Pending) and not isinstance(obj, int):
@@ -454,6 +467,7 @@ class CappedVarInt(construct.Construct):  # type: ignore[misc] # construct is un
         return _read_varint(stream, context, path)
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
+        _cap_varint(obj, context, path)
         return construct.VarInt._build(obj, stream, context, path)
 
 
@@ -467,7 +481,15 @@ class CappedZigZag(construct.Construct):  # type: ignore[misc] # construct is un
         return -(number >> 1) - 1 if number & 1 else number >> 1
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
+        if isinstance(obj, int):
+            _cap_varint(2 * obj if obj >= 0 else -2 * obj - 1, context, path)
         return construct.ZigZag._build(obj, stream, context, path)
+
+
+def _cap_varint(obj: Any, context: Any, path: str) -> None:
+    cap = usage_of(context).caps.varint
+    if isinstance(obj, int) and obj >> 7 * cap > 0:
+        raise Fault(path, 0, f"a number that fits {plural(cap, 'byte')}", str(obj))
 
 
 def _read_varint(stream: Any, context: Any, path: str) -> int:
@@ -508,22 +530,83 @@ DECOMPRESSORS: dict[str, Callable[[bytes, int], tuple[bytes, bool]]] = {
 }
 """Each gives at most `limit` bytes, and whether that was all."""
 
+ENCODINGS = {
+    **{name: name for name in DECOMPRESSORS},
+    **dict.fromkeys(("zip", "zlib_codec"), "zlib"),
+    **dict.fromkeys(("bz2", "bz2_codec"), "bzip2"),
+}
+"""Names that `Compressed` takes, by what they mean; Python's codecs have aliases."""
 
-class CappedCompressed(construct.Compressed):  # type: ignore[misc] # construct is untyped
+
+def _unfold_lz4(data: bytes, limit: int) -> tuple[bytes, bool]:
+    import lz4.frame
+
+    return _decompress_with(lz4.frame.LZ4FrameDecompressor, data, limit)  # type: ignore[no-any-return]
+
+
+class Unfolding(construct.Construct):  # type: ignore[misc] # construct is untyped
     """
-    A `Compressed` that stops unfolding at its cap.
+    A `Tunnel`: data is decoded whole, and its content parsed within the same caps.
+
+    Args:
+        tunnel: the user's object, which does the decoding and encoding.
+        content: what is inside, guarded.
     """
+
+    def __init__(self, tunnel: Any, content: Any) -> None:
+        super().__init__()
+        self.tunnel = tunnel
+        self.content = content
 
     def _parse(self, stream: Any, context: Any, path: str) -> Any:
         start = stream.tell()
         cap = usage_of(context).caps.decompressed
-        data, complete = DECOMPRESSORS[self.encoding](stream.read(), cap + 1)
+        data = self._decoded(stream.read(), cap, context, path, start)
+        return self.content._parsereport(io.BytesIO(data), context, path)
+
+    def _decoded(
+        self, folded: bytes, cap: int, context: Any, path: str, start: int
+    ) -> Any:
+        tunnel = self.tunnel
+        if isinstance(tunnel, construct.CompressedLZ4):
+            data, complete = _unfold_lz4(folded, cap + 1)
+        elif isinstance(tunnel, construct.Compressed):
+            kind = ENCODINGS.get(tunnel.encoding.lower().replace("-", "_"))
+            if kind is None:
+                return tunnel._decode(folded, context, path)
+            data, complete = DECOMPRESSORS[kind](folded, cap + 1)
+        else:
+            return tunnel._decode(folded, context, path)
         if len(data) > cap:
             expected = f"at most {cap} bytes of decompressed data"
             raise Fault(path, start, f"{expected} (caps=Caps(decompressed=…))", "more")
         if not complete:
-            raise Fault(path, start, f"a whole {self.encoding} stream", "a part of one")
-        return self.subcon._parsereport(io.BytesIO(data), context, path)
+            raise Fault(path, start, "a whole compressed stream", "a part of one")
+        return data
+
+    def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
+        inside = io.BytesIO()
+        self.content._build(obj, inside, context, path)
+        stream.write(self.tunnel._encode(inside.getvalue(), context, path))
+        return obj
+
+
+class GreedyRestreamed(construct.Restreamed):  # type: ignore[misc] # construct is untyped
+    """
+    A `Restreamed` of something greedy: all that is left is decoded at once.
+    """
+
+    def _parse(self, stream: Any, context: Any, path: str) -> Any:
+        rest = stream.read()
+        unit = self.decoderunit
+        whole = len(rest) - len(rest) % unit
+        chunks = (rest[i : i + unit] for i in range(0, whole, unit))
+        inside = io.BytesIO(b"".join(map(self.decoder, chunks)))
+        value = self.subcon._parsereport(inside, context, path)
+        left = len(rest) - whole or inside.read()
+        if left:
+            raise Fault(path, inside.tell(), "the end of the data", "more of it")
+        return value
 
 
 class CappedLazyBound(construct.Construct):  # type: ignore[misc] # construct is untyped

@@ -21,6 +21,7 @@ from construct import core
 
 from protoserve.codec.computed import Computed
 from protoserve.codec.enums import EnumField
+from protoserve.codec.guard import bits_of_record
 from protoserve.codec.record import Record
 
 __all__ = [
@@ -388,10 +389,22 @@ def _enum_field(subcon: Any, inside: Any) -> Node | None:
             except ValueError:
                 return value
 
-        missing = flags if subcon.strict else tolerant
+        if subcon.strict:
+            return _strict_flags(subcon, inner)
+        missing = tolerant
     else:
         missing = None if subcon.strict else _same
     return Mapped(inner, subcon.table, missing, subcon)
+
+
+def _strict_flags(subcon: EnumField, inner: Node) -> Node:
+    def known(value: Any) -> Any:
+        member = subcon.member(value)
+        if member is None:
+            raise ValueError(value)
+        return member
+
+    return Mapped(inner, subcon.table, known, subcon)
 
 
 def _same(value: Any) -> Any:
@@ -518,7 +531,12 @@ def _select(subcon: Any, inside: Any) -> Node | None:
     return OptionalPart(inner) if isinstance(inner, Number) else None
 
 
-def _transformed(subcon: Any, _: Any) -> Node | None:
+def _transformed(subcon: Any, inside: Any) -> Node | None:
+    record = bits_of_record(subcon)
+    if record is not None:
+        return _plan(record, inside)
+    if isinstance(subcon, construct.Restreamed):
+        return None
     inner = subcon.subcon
     while isinstance(inner, construct.Renamed) and inner.parsed is None:
         inner = inner.subcon
@@ -602,6 +620,7 @@ _RULES: dict[type[Any], Callable[[Any, Any], Node | None]] = {
     construct.NullTerminated: _terminated,
     construct.Padded: _padded,
     construct.Prefixed: _prefixed,
+    construct.Restreamed: _transformed,
     construct.Select: _select,
     construct.StringEncoded: _string,
     construct.Struct: _struct,

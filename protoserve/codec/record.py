@@ -161,6 +161,7 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         self.make_style = make_style
         self.arguments = tuple(arguments)
         self._members: tuple[Member, ...] | None = None
+        self._as_bits: Record | None = None
 
     def __repr__(self) -> str:
         return f"<{self.record_name}.construct>"
@@ -178,6 +179,24 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
                 _guarded(run, bits) for run, bits in _runs(self.fields, self.bits)
             )
         return self._members
+
+    def as_bits(self) -> Record:
+        """
+        Give the same message with all its fields as bits, as inside a `Bitwise`.
+        """
+        if self.bits:
+            return self
+        if self._as_bits is None:
+            self._as_bits = Record(
+                self.record_name,
+                self.fields,
+                bits=True,
+                make=self.make,
+                make_style=self.make_style,
+                arguments=self.arguments,
+                owner=self.owner,
+            )
+        return self._as_bits
 
     def runs(self) -> list[tuple[tuple[Field, ...], bool]]:
         """
@@ -308,7 +327,14 @@ def _runs(
 
 
 def _is_bit_field(subcon: Any) -> bool:
-    while isinstance(subcon, construct.Subconstruct):
+    thin = (
+        construct.Adapter,
+        construct.Const,
+        construct.Default,
+        construct.Rebuild,
+        construct.Renamed,
+    )
+    while isinstance(subcon, thin):
         subcon = subcon.subcon
     return isinstance(subcon, construct.BitsInteger)
 

@@ -24,6 +24,8 @@ _UNSAFE: dict[type[Any], str] = {
     type(construct.Pickled): "unpickling runs whatever code the peer sent",
     construct.Debugger: "it stops the server in a debugger",
     construct.Lazy: "it would be parsed after its frame is gone and checked",
+    construct.Rebuffered: "at the end of its data it reads for ever",
+    construct.Probe: "it prints each message that it sees",
     core.Compiled: "compiled constructs return short data without an error",
 }
 
