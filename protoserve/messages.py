@@ -33,10 +33,12 @@ from protoserve.codec import boundary, compiled
 from protoserve.codec.caps import Caps
 from protoserve.codec.computed import (
     FRAME_PARTS,
+    ChecksumOf,
     Computed,
     CountOf,
     checksum_of,
     count_of,
+    inner_first,
     length_of,
 )
 from protoserve.codec.enums import EnumField
@@ -377,6 +379,7 @@ def _make_record(cls: Any, *, bits: bool) -> Record:
             Field(attribute.name, given.construct, given.computed, hidden=hidden)
         )
     _check_computed(cls.__name__, fields)
+    _check_checksums(cls.__name__, fields)
     make, style = _maker(cls)
     arguments = [a.name for a in attrs.fields(cls) if a.init]
     return Record(
@@ -411,6 +414,24 @@ def _check_computed(name: str, fields: list[Field]) -> None:
                 f"{where}: {rule.first!r} stands behind {rule.last!r}; name the first "
                 "field of the span first"
             )
+
+
+def _check_checksums(name: str, fields: list[Field]) -> None:
+    order = {field.name: i for i, field in enumerate(fields)}
+    spans = []
+    for i, field in enumerate(fields):
+        rule = field.computed
+        if isinstance(rule, ChecksumOf) and {rule.first, rule.last} <= order.keys():
+            over = order[rule.first], order[rule.last] + 1
+            spans.append((field.name, over, (i, i + 1)))
+    try:
+        inner_first(spans)
+    except ValueError as exc:
+        names = ", ".join(field for field, _, _ in spans)
+        raise DeclarationError(
+            f"{name}: the checksums {names} are over each other, so neither could be "
+            "worked out first"
+        ) from exc
 
 
 def _maker(cls: Any) -> tuple[Callable[[dict[str, Any], str], Any], str]:

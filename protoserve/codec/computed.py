@@ -10,7 +10,8 @@ the frame.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -26,6 +27,7 @@ __all__ = [
     "Pending",
     "checksum_of",
     "count_of",
+    "inner_first",
     "length_of",
 ]
 
@@ -159,6 +161,40 @@ def checksum_of(*names: str, using: ChecksumFunction) -> Any:
     if not callable(using):
         raise DeclarationError(f"checksum_of: using must be callable, not {using!r}")
     return ChecksumOf(*_span("checksum_of", names), using)
+
+
+_T = TypeVar("_T")
+_Range = tuple[int, int]
+
+
+def inner_first(entries: Sequence[tuple[_T, _Range, _Range]]) -> list[_T]:
+    """
+    Order checksums so that each comes after those that its span contains.
+
+    Args:
+        entries: what to order, with the range that it is over and its own range, in
+            any unit.
+
+    Raises:
+        ValueError: two of them contain each other.
+    """
+    waiting = list(entries)
+    ordered: list[_T] = []
+    while waiting:
+        ready = [
+            entry
+            for entry in waiting
+            if not any(
+                entry[1][0] <= other[2][0] < entry[1][1]
+                for other in waiting
+                if other is not entry
+            )
+        ]
+        if not ready:
+            raise ValueError("checksums that contain each other")
+        ordered += [item for item, _, _ in ready]
+        waiting = [entry for entry in waiting if entry not in ready]
+    return ordered
 
 
 class Pending(int):

@@ -28,6 +28,7 @@ from protoserve.codec.computed import (
     CountOf,
     LengthOf,
     Pending,
+    inner_first,
 )
 from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable, translate
 from protoserve.codec.enums import EnumField
@@ -414,7 +415,8 @@ class BuildWriter:
         self.out.depth -= 1
         if any(f"= {index}" in line for line in self.out.lines[at:]):
             loop = self.out.lines[at].replace(
-                f"for {item} in {values}:", f"for {index}, {item} in enumerate({values}):"
+                f"for {item} in {values}:",
+                f"for {index}, {item} in enumerate({values}):",
             )
             self.out.lines[at] = loop
         self.out.line(f'{data} = b"".join({parts})')
@@ -599,13 +601,14 @@ class BuildWriter:
         Write checksums, once the lengths are known.
         """
 
-        def width(entry: tuple[str, ChecksumOf, str]) -> int:
+        waiting = []
+        for entry in checksums:
             rule = entry[1]
             if rule.first not in spans or rule.last not in spans:
                 raise Untranslatable
-            return spans[rule.last][1] - spans[rule.first][0]
-
-        for name, rule, local in sorted(checksums, key=width):
+            over = spans[rule.first][0], spans[rule.last][1]
+            waiting.append((entry, over, spans[entry[0]]))
+        for name, rule, local in inner_first(waiting):
             start, stop = spans[rule.first][0], spans[rule.last][1]
             own = spans[name][0]
             using = self.out.constant(rule.using, "checksum")

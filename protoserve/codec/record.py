@@ -21,7 +21,14 @@ import construct
 
 from protoserve.codec import refuse
 from protoserve.codec.caps import usage_of
-from protoserve.codec.computed import ChecksumOf, Computed, CountOf, LengthOf, Pending
+from protoserve.codec.computed import (
+    ChecksumOf,
+    Computed,
+    CountOf,
+    LengthOf,
+    Pending,
+    inner_first,
+)
 from protoserve.codec.fault import Fault
 from protoserve.codec.guard import guard
 from protoserve.errors import DeclarationError
@@ -594,12 +601,13 @@ def fill_checksums(
         Fault: a checksum does not fit its field.
     """
 
-    def width(pair: tuple[Member, Field]) -> int:
+    waiting = []
+    for pair in _to_fill(members, spans, ChecksumOf):
         rule = pair[1].computed
         assert rule is not None
-        return spans[rule.last][1] - spans[rule.first][0]
-
-    for member, field in sorted(_to_fill(members, spans, ChecksumOf), key=width):
+        over = spans[rule.first][0], spans[rule.last][1]
+        waiting.append((pair, over, spans[pair[1].name]))
+    for member, field in inner_first(waiting):
         rule = field.computed
         assert rule is not None
         number = computed_value(rule, field.name, values, spans, stream)
