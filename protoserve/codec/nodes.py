@@ -647,8 +647,10 @@ class CappedLazyBound(construct.Construct):  # type: ignore[misc] # construct is
 
 def children(subcon: Any) -> Iterable[Any]:
     """
-    Give the constructs that a construct is made of.
+    Give the constructs that a construct is made of; a message's are its fields.
     """
+    for field in getattr(subcon, "fields", ()):
+        yield field.construct
     for value in vars(subcon).values():
         if isinstance(value, construct.Construct):
             yield value

@@ -1,0 +1,137 @@
+"""
+What interoperability tests share: the programs that others wrote, and our servers
+as processes of their own.
+
+A test whose program or library is missing is skipped and says so, unless the
+environment has ``PROTOSERVE_REQUIRE_PEERS=1``: then that is a failure.
+"""
+
+import contextlib
+import importlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START = 30.0
+"""Seconds until a server listens; a busy machine takes its time."""
+STOP = 10.0
+"""Seconds until a server has ended after SIGTERM."""
+
+
+def missing(what: str) -> None:
+    """
+    Skip a test for want of a peer, or fail it where peers are required.
+    """
+    if os.environ.get("PROTOSERVE_REQUIRE_PEERS") == "1":
+        pytest.fail(f"{what} is not installed, and PROTOSERVE_REQUIRE_PEERS=1 is set")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str], str]:
+    """
+    Give a function that finds a program: ``require_program("dig")`` is its path.
+    """
+
+    def require(name: str) -> str:
+        path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        if path is None:
+            missing(f"the program {name}")
+        assert path is not None
+        return path
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def require_module() -> Callable[[str], ModuleType]:
+    """
+    Give a function that imports a library: ``require_module("dns.query")``.
+    """
+
+    def require(name: str) -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            missing(f"the library {name}")
+            raise
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., contextlib.AbstractContextManager[list[str]]]:
+    """
+    Give a function that serves an app in a process of its own::
+
+        with served("examples.dns_server:app", "udp://127.0.0.1:0") as (url,):
+            ...
+
+    It gives the URLs that are listened at, in the order asked for. On leaving, the
+    server is told to end by SIGTERM and must exit with 0.
+    """
+    return serve
+
+
+@contextlib.contextmanager
+def serve(app: str, *urls: str, extra_args: Any = ()) -> Iterator[list[str]]:
+    """
+    Run ``protoserve run APP --listen URL …`` while the block runs.
+    """
+    command = [sys.executable, "-m", "protoserve", "run", app]
+    for url in urls:
+        command += ["--listen", url]
+    with subprocess.Popen(
+        [*command, *extra_args], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines: queue.Queue[str | None] = queue.Queue()
+        log: list[str] = []
+        reader = threading.Thread(
+            target=_read, args=(process.stderr, lines, log), daemon=True
+        )
+        reader.start()
+        try:
+            yield _listening(lines, len(urls), log)
+            assert process.poll() is None, f"the server has ended:\n{''.join(log)}"
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(STOP)
+        finally:
+            process.kill()
+            process.wait()
+            reader.join(STOP)
+    assert code == 0, f"the server exited with {code}:\n{''.join(log)}"
+
+
+def _read(stream: Any, lines: "queue.Queue[str | None]", log: list[str]) -> None:
+    for line in stream:
+        log.append(line)
+        lines.put(line)
+    lines.put(None)
+
+
+def _listening(
+    lines: "queue.Queue[str | None]", count: int, log: list[str]
+) -> list[str]:
+    urls: list[str] = []
+    while len(urls) < count:
+        try:
+            line = lines.get(timeout=START)
+        except queue.Empty:
+            line = None
+        if line is None:
+            pytest.fail(f"the server does not listen:\n{''.join(log)}")
+        if line.startswith("listening on "):
+            urls.append(line.removeprefix("listening on ").strip())
+    return urls
