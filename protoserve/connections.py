@@ -14,20 +14,20 @@ table of peers.
 from __future__ import annotations
 
 import contextlib
-import logging
+import math
 import select
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import attrs
+
 from protoserve.errors import PeerTimeoutError
 from protoserve.events import (
     NEED_DATA,
-    Event,
     MessageReceived,
     MessageRejected,
-    StreamBroken,
 )
 from protoserve.server.handlers import BaseRequestHandler
 from protoserve.session import Peer, Role, Session
@@ -35,13 +35,25 @@ from protoserve.session import Peer, Role, Session
 if TYPE_CHECKING:
     from protoserve.service import Service
 
-__all__ = ["Connection", "ServiceHandler"]
-
-logger = logging.getLogger("protoserve")
+__all__ = ["Connection", "Conversation", "ServiceHandler"]
 
 _READ_SIZE = 64 * 1024
 _GOODBYE = 0.5
 """Seconds that a peer has to close its side after we have closed ours."""
+_LONGEST_WAIT = 3600.0
+"""Seconds of one wait in the kernel; its own bound is some 24 days."""
+
+
+@attrs.define
+class Conversation:
+    """
+    The conversation with a datagram peer. One datagram at a time is handled.
+    """
+
+    session: Session
+    lock: threading.RLock = attrs.field(factory=threading.RLock)
+    begun: bool = False
+    """Whether the handler was told of it."""
 
 
 class ServiceHandler(BaseRequestHandler):
@@ -80,7 +92,7 @@ class Connection:
         self.service = service
         self.sock = sock
         self.address = address
-        self.busy = False
+        self._lost: OSError | None = None
         self._lock = threading.Lock()
         self._opened_at = self._last_frame_at = time.monotonic()
         self._frame_started_at: float | None = None
@@ -105,7 +117,7 @@ class Connection:
         if not service.admit(self):
             return
         try:
-            going = service.dispatcher.connected(session)
+            going = service.done(service.dispatcher.connected(session))
             while going:
                 data = self._read()
                 if data is None:
@@ -115,29 +127,27 @@ class Connection:
                 else:
                     session.receive_eof()
                 going = self._dispatch() and bool(data)
+            if self._lost is not None:
+                raise self._lost
             self._say_goodbye()
         except PeerTimeoutError as error:
-            logger.warning("%s is closed: %s", session.peer, error)
+            service.count("write", session.peer, error)
         finally:
             session.closed = True
+            service.done(service.dispatcher.disconnected(session))
             service.dismiss(self)
-            service.dispatcher.disconnected(session)
 
     def _dispatch(self) -> bool:
         """
         Handle all events that are there; say whether to go on.
         """
-        session = self.session
-        self.busy = True
-        try:
-            while (event := session.next_event()) is not NEED_DATA:
-                if isinstance(event, MessageReceived | MessageRejected):
-                    self._had_frame = True
-                    self._frame_started_at = None
-                if not handle_event(self.service, session, event):
-                    return False
-        finally:
-            self.busy = False
+        service, session = self.service, self.session
+        while (event := session.next_event()) is not NEED_DATA:
+            if isinstance(event, MessageReceived | MessageRejected):
+                self._had_frame = True
+                self._frame_started_at = None
+            if not service.done(service.dispatcher.handle(session, event)):
+                return False
         now = time.monotonic()
         if not session.buffered:
             self._frame_started_at = None
@@ -156,30 +166,27 @@ class Connection:
             except BlockingIOError:
                 if self.service.draining:
                     return None
-            reason, deadline = self._deadline()
-            left = None if deadline is None else deadline - time.monotonic()
+            except OSError as error:
+                raise _disconnect(error) from error
+            name, start, limit = self._next_limit()
+            left = None if limit is None else start + limit - time.monotonic()
             if left is not None and left <= 0:
-                logger.info("%s is closed: %s", self.session.peer, reason)
+                self.service.count(name, self.session.peer, f"exceeded {limit} s")
                 return None
             _wait(self.sock, select.POLLIN, left, self.service.waker.fileno())
 
-    def _deadline(self) -> tuple[str, float | None]:
+    def _next_limit(self) -> tuple[str, float, float | None]:
         """
-        Say until when the next bytes must come, and what has not happened by then.
+        Find what ends the wait for bytes first: its name, since when, how long.
         """
         limits = self.service.limits
         if self._frame_started_at is not None:
-            start, limit, what = self._frame_started_at, limits.frame, "whole frame"
-        elif self._had_frame:
-            start, limit, what = self._last_frame_at, limits.idle, "new frame"
+            running = [("frame", self._frame_started_at, limits.frame)]
         else:
-            start, limit, what = self._opened_at, limits.first_frame, "first frame"
-        if limits.first_frame is not None and not self._had_frame:
-            first = self._opened_at + limits.first_frame
-            if limit is None or first < start + limit:
-                start, limit = self._opened_at, limits.first_frame
-        reason = f"no {what} within {limit} s"
-        return reason, None if limit is None else start + limit
+            running = [("idle", self._last_frame_at, limits.idle)]
+        if not self._had_frame:
+            running.insert(0, ("first_frame", self._opened_at, limits.first_frame))
+        return min(running, key=lambda r: math.inf if r[2] is None else r[1] + r[2])
 
     def write(self, data: bytes) -> None:
         """
@@ -189,21 +196,27 @@ class Connection:
             PeerTimeoutError: the peer did not take them within the write limit.
             ConnectionError: the peer has gone.
         """
-        limit = self.service.limits.write
         with self._lock:
-            deadline = None if limit is None else time.monotonic() + limit
-            view = memoryview(data)
-            while view:
-                try:
-                    view = view[self.sock.send(view) :]
-                except BlockingIOError:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        self.session.close()
-                        raise PeerTimeoutError(
-                            f"it took nothing of what was sent for {limit} s"
-                        ) from None
-                    _wait(self.sock, select.POLLOUT, left)
+            try:
+                self._send_all(memoryview(data))
+            except (OSError, ValueError) as error:  # ValueError: closed meanwhile
+                self._lost = lost = _disconnect(error)
+                self.session.close()
+                raise lost from error
+
+    def _send_all(self, view: memoryview) -> None:
+        limit = self.service.limits.write
+        deadline = None if limit is None else time.monotonic() + limit
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise PeerTimeoutError(
+                        f"it did not take what was sent within {limit} s"
+                    ) from None
+                _wait(self.sock, select.POLLOUT, left)
 
     def _say_goodbye(self) -> None:
         """
@@ -242,21 +255,17 @@ def _wait(
     poller.register(sock, event)
     if waker is not None:
         poller.register(waker, select.POLLIN)
-    poller.poll(None if timeout is None else max(0, int(timeout * 1000) + 1))
+    longest = _LONGEST_WAIT if timeout is None else min(timeout, _LONGEST_WAIT)
+    poller.poll(max(0, int(longest * 1000) + 1))
 
 
-def handle_event(service: Service, session: Session, event: Event) -> bool:
+def _disconnect(error: Exception) -> OSError:
     """
-    Hand one event to the dispatcher; say whether to go on.
+    Bring what a socket raises to what says that the peer has gone.
     """
-    dispatcher = service.dispatcher
-    if isinstance(event, MessageReceived):
-        return dispatcher.received(session, event)
-    if isinstance(event, MessageRejected):
-        return dispatcher.rejected(session, event)
-    if isinstance(event, StreamBroken):
-        dispatcher.broken(session, event.error)
-    return False
+    if isinstance(error, ConnectionError | PeerTimeoutError):
+        return error
+    return ConnectionAbortedError(str(error))
 
 
 def receive_datagram(
@@ -265,11 +274,28 @@ def receive_datagram(
     """
     Handle one datagram.
     """
-    session, new = service.datagram_session(server, sock, address)
-    if new and not service.dispatcher.connected(session):
-        return
+    while True:
+        conversation = service.conversation(server, sock, address)
+        with conversation.lock:
+            # Closed already: by another thread, while we waited perhaps.
+            done = not conversation.session.closed
+            if not done or not _converse(service, conversation, data):
+                service.forget(server, address, conversation)
+            if done:
+                return
+
+
+def _converse(service: Service, conversation: Conversation, data: bytes) -> bool:
+    """
+    Handle a datagram of a conversation; say whether that goes on.
+    """
+    session = conversation.session
+    if not conversation.begun:
+        conversation.begun = True
+        if not service.done(service.dispatcher.connected(session)):
+            return False
     session.receive_data(data)
     while (event := session.next_event()) is not NEED_DATA:
-        if not handle_event(service, session, event):
-            service.forget_datagram_session(server, address)
-            return
+        if not service.done(service.dispatcher.handle(session, event)):
+            return False
+    return session.peer is not None and bool(session.peer.address)

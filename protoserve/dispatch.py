@@ -10,8 +10,9 @@ stream is closed, as what follows cannot be trusted, and a datagram is skipped.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -19,18 +20,37 @@ import attrs
 from protoserve.background import BackgroundLoop
 from protoserve.errors import (
     DeclarationError,
+    IncompleteFrameError,
     RemoteProtocolError,
-    SessionClosedError,
     UnknownMessageError,
 )
-from protoserve.events import MessageReceived, MessageRejected
+from protoserve.events import (
+    Event,
+    Frame,
+    MessageReceived,
+    MessageRejected,
+    StreamBroken,
+)
 from protoserve.messages import Message
-from protoserve.routing import Call, Route, Routes, Style
+from protoserve.rarelog import RareLog
+from protoserve.routing import Call, Route, Routes
 from protoserve.session import Session
 
-__all__ = ["Dispatcher", "Policies", "Policy"]
+__all__ = [
+    "Dispatcher",
+    "Outcome",
+    "Policies",
+    "Policy",
+    "complete",
+    "complete_async",
+]
 
 logger = logging.getLogger("protoserve")
+
+_FAILURES = (Exception, SystemExit)
+"""What a handler may raise without an effect beyond the message at hand."""
+
+_NOT_CALLED = object()
 
 Policy: TypeAlias = Literal["close", "skip"]
 
@@ -56,6 +76,51 @@ class Policies:
     failed: Policy | None = attrs.field(default=None, validator=_policy)
 
 
+Outcome: TypeAlias = bool | Generator[Any, Any, bool]
+"""
+Whether the conversation may go on; or steps that find out, which give what has to be
+awaited on the way. See `complete` and `complete_async`.
+"""
+
+
+def complete(outcome: Outcome, background: BackgroundLoop) -> bool:
+    """
+    Go through an outcome's steps in a thread that may wait.
+    """
+    if isinstance(outcome, bool):
+        return outcome
+    try:
+        awaited = next(outcome)
+        while True:
+            try:
+                value = background.run(awaited)
+            except _FAILURES as exc:
+                awaited = outcome.throw(exc)
+            else:
+                awaited = outcome.send(value)
+    except StopIteration as stop:
+        return bool(stop.value)
+
+
+async def complete_async(outcome: Outcome) -> bool:
+    """
+    Go through an outcome's steps on an event loop.
+    """
+    if isinstance(outcome, bool):
+        return outcome
+    try:
+        awaited = next(outcome)
+        while True:
+            try:
+                value = await awaited
+            except _FAILURES as exc:
+                awaited = outcome.throw(exc)
+            else:
+                awaited = outcome.send(value)
+    except StopIteration as stop:
+        return bool(stop.value)
+
+
 @attrs.define
 class Dispatcher:
     """
@@ -64,30 +129,35 @@ class Dispatcher:
 
     routes: Routes
     policies: Policies
-    background: BackgroundLoop
+    _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
 
-    def connected(self, session: Session) -> bool:
+    def connected(self, session: Session) -> Outcome:
         """
         Tell the handler that a peer is there.
-
-        Returns:
-            Whether the conversation may go on.
         """
-        return self._hook(self.routes.connected, session)
+        hook = self.routes.connected
+        return hook is None or self._try(hook, Call(session))
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Session) -> Outcome:
         """
         Tell the handler that a peer has gone.
         """
-        self._hook(self.routes.disconnected, session)
+        hook = self.routes.disconnected
+        return hook is None or self._try(hook, Call(session))
 
-    def received(self, session: Session, event: MessageReceived) -> bool:
+    def handle(self, session: Session, event: Event) -> Outcome:
         """
-        Let a message be answered.
+        Let an event be answered.
+        """
+        if isinstance(event, MessageReceived):
+            return self._received(session, event)
+        if isinstance(event, MessageRejected):
+            return self._rejected(session, event)
+        if isinstance(event, StreamBroken):
+            return self._broken(session, event.error)
+        return False
 
-        Returns:
-            Whether the conversation may go on.
-        """
+    def _received(self, session: Session, event: MessageReceived) -> Outcome:
         message = event.message
         found = self.routes.messages.get(type(message))
         if found is None:
@@ -98,69 +168,104 @@ class Dispatcher:
                 None,
             )
             error.header = event.header
-            return self.rejected(session, MessageRejected(error, event.frame))
+            return self._rejected(session, MessageRejected(error, event.frame))
         call = Call(session, message, event.header, event.frame)
         try:
-            self._answer(found, call)
-        except (ConnectionError, TimeoutError):
-            if session.closed:
-                return False
-            raise
-        except Exception as exc:
-            return self._failed(call, exc)
-        return not session.closed
+            result = found.invoke(call)
+            if isinstance(result, Message):
+                session.send(result, reply_to=event.header)
+                return not session.closed
+        except _FAILURES as exc:
+            return self._failed(found, call, exc)
+        if result is None:
+            return not session.closed
+        return self._try(found, call, result=result)
 
-    def rejected(self, session: Session, event: MessageRejected) -> bool:
+    def _rejected(self, session: Session, event: MessageRejected) -> Outcome:
         """
         Let a frame that was no legal message be answered.
-
-        Returns:
-            Whether the conversation may go on.
         """
         error = event.error
         unknown = isinstance(error, UnknownMessageError)
         hook = self.routes.unknown if unknown else self.routes.malformed
         policy = self.policies.unknown if unknown else self.policies.malformed
-        logger.warning("%s sent what it may not: %s", session.peer, error)
-        call = Call(session, None, event.header, event.frame, error)
+        self._rare.log(
+            logging.WARNING, "%s sent what it may not: %s", session.peer, error
+        )
         if hook is None:
             return self._goes_on(session, policy)
-        try:
-            answered = self._answer(hook, call)
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception as exc:
-            return self._failed(call, exc)
-        return not session.closed and (answered or self._goes_on(session, policy))
+        call = Call(session, None, event.header, event.frame, error)
+        return self._try(hook, call, policy)
 
-    def broken(self, session: Session, error: RemoteProtocolError) -> None:
+    def _broken(self, session: Session, error: RemoteProtocolError) -> Outcome:
         """
-        Tell people that a stream makes no sense any more.
-        """
-        logger.warning("%s is closed: %s", session.peer, error)
+        Let a stream that makes no sense any more be answered before it is closed.
 
-    def _failed(self, call: Call, exc: Exception) -> bool:
+        One that merely ended too early is not: there is nobody to read the answer.
         """
-        Let the failure of a route be answered.
+        self._rare.log(logging.WARNING, "%s is closed: %s", session.peer, error)
+        hook = self.routes.malformed
+        if hook is None or isinstance(error, IncompleteFrameError):
+            return False
+        frame = Frame(getattr(error, "found", b""), session.received_at)
+        return self._last_words(hook, Call(session, None, None, frame, error))
+
+    def _last_words(self, hook: Route, call: Call) -> Generator[Any, Any, bool]:
+        yield from self._try(hook, call)
+        return False
+
+    def _try(
+        self,
+        found: Route,
+        call: Call,
+        policy: Policy | None = "skip",
+        result: Any = _NOT_CALLED,
+    ) -> Generator[Any, Any, bool]:
+        """
+        Call a method and send its answer, whatever may go wrong.
+
+        Args:
+            found: the method.
+            call: what it is given.
+            policy: what follows if it answers nothing.
+            result: what it returned, if it has been called already.
         """
         session = call.session
-        if isinstance(exc, SessionClosedError) and session.closed:
-            return False
+        try:
+            if result is _NOT_CALLED:
+                result = found.invoke(call)
+            answered = yield from self._send(found, call, result)
+        except _FAILURES as exc:
+            return (yield from self._failed(found, call, exc))
+        return self._goes_on(session, "skip" if answered else policy)
+
+    def _failed(
+        self, found: Route, call: Call, exc: BaseException
+    ) -> Generator[Any, Any, bool]:
+        """
+        Let the failure of a method be answered.
+        """
+        session = call.session
+        if session.closed and isinstance(exc, ConnectionError | TimeoutError):
+            return False  # the peer has gone, or was sent away, meanwhile
         hook = self.routes.for_error(exc)
-        if hook is not None:
-            call.error = exc
+        if hook is not None and hook is not found:
+            call.error = exc  # type: ignore[assignment] # a hook is for Exceptions
             try:
-                if self._answer(hook, call):
-                    return not session.closed
-            except (ConnectionError, TimeoutError):
-                raise
-            except Exception as second:
-                exc = second
-        else:
-            name = type(call.message).__name__ if call.message else "a rejected frame"
-            logger.error(
-                "the handler failed on %s from %s", name, session.peer, exc_info=exc
-            )
+                answered = yield from self._send(hook, call, hook.invoke(call))
+            except _FAILURES as second:
+                found, exc = hook, second
+            else:
+                policy = "skip" if answered else self.policies.failed
+                return self._goes_on(session, policy)
+        self._rare.log(
+            logging.ERROR,
+            "%s() failed for %s",
+            found.name,
+            session.peer,
+            kind=found.name,
+            exc_info=exc,
+        )
         return self._goes_on(session, self.policies.failed)
 
     def _goes_on(self, session: Session, policy: Policy | None) -> bool:
@@ -168,41 +273,55 @@ class Dispatcher:
             return False
         return not session.stream if policy is None else policy == "skip"
 
-    def _hook(self, hook: Route | None, session: Session) -> bool:
-        if hook is None:
-            return True
-        call = Call(session)
-        try:
-            self._answer(hook, call)
-        except (ConnectionError, TimeoutError):
-            return False
-        except Exception as exc:
-            return self._failed(call, exc)
-        return not session.closed
-
-    def _answer(self, found: Route, call: Call) -> bool:
+    def _send(self, found: Route, call: Call, result: Any) -> Generator[Any, Any, bool]:
         """
-        Call a method and send what it returns.
-
-        Returns:
-            Whether it returned anything.
+        Send what a method returned; say whether that was anything.
         """
-        result = found.invoke(call)
-        if found.style is Style.AWAITABLE:
-            result = self.background.run(result)
-        elif found.style is Style.ASYNC_ITERATOR:
-            result = self.background.iterate(result)
+        if hasattr(result, "__await__"):
+            result = yield result
         if result is None:
             return False
-        session, header = call.session, call.header
-        send: Callable[..., None] = session.send
         if isinstance(result, Message):
-            send(result, reply_to=header)
+            call.session.send(result, reply_to=call.header)
             return True
+        if hasattr(result, "__aiter__"):
+            return (yield from self._send_async(found, call, result))
         sent = False
-        for message in result:
-            if not isinstance(message, Message):
-                raise TypeError(f"{found.name}() gave {message!r}, which is no message")
-            send(message, reply_to=header)
-            sent = True
+        try:
+            for message in result:
+                yield from self._send_one(found, call, message)
+                sent = True
+        finally:
+            if inspect.isgenerator(result):
+                result.close()
         return sent
+
+    def _send_async(
+        self, found: Route, call: Call, values: Any
+    ) -> Generator[Any, Any, bool]:
+        """
+        Send what an asynchronous iterator gives, one by one.
+        """
+        sent = False
+        try:
+            while True:
+                try:
+                    message = yield anext(values)
+                except StopAsyncIteration:
+                    return sent
+                yield from self._send_one(found, call, message)
+                sent = True
+        finally:
+            if hasattr(values, "aclose"):
+                yield values.aclose()
+
+    def _send_one(
+        self, found: Route, call: Call, message: Any
+    ) -> Generator[Any, Any, None]:
+        if not isinstance(message, Message):
+            raise TypeError(f"{found.name}() gave {message!r}, which is no message")
+        call.session.send(message, reply_to=call.header)
+        if call.session.flow is not None:
+            waiting = call.session.flow()
+            if waiting is not None:
+                yield waiting

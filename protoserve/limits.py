@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+from math import inf
 from typing import Any
 
 import attrs
@@ -31,9 +32,14 @@ def _connections() -> int:
 
 
 def _positive(_instance: Any, attribute: Any, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or value <= 0):
+    if value is None:
+        return
+    whole = attribute.metadata["kind"] is int
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < inf:
+        expected = "a whole number" if whole else "a number"
         raise DeclarationError(
-            f"limit {attribute.name}: expected a number above 0 or None, not {value!r}"
+            f"limit {attribute.name}: expected {expected} above 0 or None, not {value!r}"
         )
 
 

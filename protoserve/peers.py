@@ -42,12 +42,9 @@ class PeerTable:
     def __iter__(self) -> Iterator[Any]:
         return iter([value for _, value in self._entries.values()])
 
-    def get(self, peer: Hashable, make: Callable[[], Any]) -> tuple[Any, bool]:
+    def get(self, peer: Hashable, make: Callable[[], Any]) -> Any:
         """
         Find a peer's value, or make it.
-
-        Returns:
-            The value, and whether it is new.
         """
         now = self.clock()
         self._expire(now)
@@ -57,15 +54,16 @@ class PeerTable:
         if self.most is not None and len(self._entries) > self.most:
             _, (_, oldest) = self._entries.popitem(last=False)
             self.forgotten(oldest)
-        return value, known is None
+        return value
 
-    def forget(self, peer: Hashable) -> None:
+    def forget(self, peer: Hashable, value: Any) -> None:
         """
-        Forget one peer, if it is known.
+        Forget one peer, if it is known by this value.
         """
-        known = self._entries.pop(peer, None)
-        if known is not None:
-            self.forgotten(known[1])
+        known = self._entries.get(peer)
+        if known is not None and known[1] is value:
+            del self._entries[peer]
+            self.forgotten(value)
 
     def clear(self) -> None:
         """

@@ -13,9 +13,13 @@ nearest to what the header has first: an exception bit is just a tag then.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import enum
+import inspect
 import itertools
 import operator
+import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -23,8 +27,11 @@ import attrs
 import construct as constructs
 
 from protoserve.codec.caps import Caps
+from protoserve.codec.computed import FRAME_PARTS
 from protoserve.codec.explain import guess
+from protoserve.codec.fault import Fault
 from protoserve.codec.frame import FrameCodec
+from protoserve.codec.generate_frame import frame_builder, frame_parser
 from protoserve.codec.record import Field, Record
 from protoserve.errors import (
     DeclarationError,
@@ -118,14 +125,26 @@ class Protocol:
     _codec: FrameCodec = attrs.field(init=False)
     _read_tag: Callable[[Any], Any] = attrs.field(init=False)
     _read_key: Callable[[Any, Any], Any] | None = attrs.field(init=False)
+    _tag_fields: dict[str, int] = attrs.field(init=False, factory=dict)
+    """For a tag function: the numbers that it reads, with their bits."""
     _inverted: dict[Any, dict[str, int]] = attrs.field(init=False, factory=dict)
+    _parsers: dict[Direction, Any] = attrs.field(init=False, factory=dict)
+    _builders: dict[type[Message], Any] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         put = object.__setattr__  # the value is frozen for everyone else
+        _check_options(self)
         _check_parts(self)
         put(self, "_codec", FrameCodec(self.name, *map(_record, self._parts)))
         put(self, "_read_tag", _reader(self.tag))
         put(self, "_read_key", _key_reader(self.correlate))
+        if callable(self.tag) and self.header is not None:
+            try:
+                put(self, "_tag_fields", _fields_read(self.tag, self.header))
+            except Exception as exc:
+                raise DeclarationError(
+                    f"{self.name}: the function tag= fails: {type(exc).__name__}: {exc}"
+                ) from exc
         tables = {
             Direction.REQUEST: _table(self, "requests"),
             Direction.RESPONSE: _table(self, "responses"),
@@ -190,7 +209,29 @@ class Protocol:
                 raise UnknownMessageError(self.name, tag, known, looks)
             return cls._record, cls._caps
 
+        parse = self._parser(direction)
+        if parse is not None:
+            try:
+                return Parsed(*parse(frame, session))
+            except Exception:  # noqa: S110 - the interpreted form explains, or knows better
+                pass
         return Parsed(*self._codec.parse(frame, choose, session))
+
+    def _parser(self, direction: Direction) -> Any:
+        """
+        Give the generated function for one direction, made at first use.
+        """
+        if direction not in self._parsers:
+            table = self._tables[direction]
+
+            def find(tag: Any) -> tuple[Record, Caps] | None:
+                cls = table.get(_plain(tag))
+                return None if cls is None else (cls._record, cls._caps)
+
+            most = Caps().size
+            made = frame_parser(self._codec, self.tag, find, most)
+            self._parsers[direction] = made
+        return self._parsers[direction]
 
     def build(
         self,
@@ -216,6 +257,31 @@ class Protocol:
             LocalProtocolError: the message is not in the table.
             InvalidMessageError: a value does not fit its format.
         """
+        base = reply_to if header is None else header
+        header = self.header_for(message, direction, base=base)
+        return self.build_under(header, message, session=session)
+
+    def header_for(
+        self, message: Message, direction: Direction, *, base: Any = None, key: Any = None
+    ) -> Any:
+        """
+        Make the header that a message is sent under.
+
+        Args:
+            message: what it is for.
+            direction: which table has its tag.
+            base: the header to copy; by default it is made from the fields' defaults.
+            key: what is put in as the correlation key, for protocols that have a
+                `key_width`.
+
+        Returns:
+            The header, or `None` for a protocol without one.
+
+        Raises:
+            LocalProtocolError: the message is not in the table, or `base` is no
+                header of this protocol.
+            InvalidMessageError: a field has no value.
+        """
         cls = type(message)
         tags = self._tags[direction]
         if cls not in tags:
@@ -223,54 +289,34 @@ class Protocol:
                 f"{cls.__name__} is not a {direction.value} of {self.name} "
                 f"(known: {', '.join(c.__name__ for c in tags) or 'none'})"
             )
-        if self.header is not None:
-            base = header if header is not None else reply_to
-            header = self._tagged(base, tags[cls])
+        if base is not None and (self.header is None or type(base) is not self.header):
+            expected = "none" if self.header is None else f"a {self.header.__name__}"
+            raise LocalProtocolError(
+                f"{self.name}: the header must be {expected}, not {base!r}"
+            )
+        return None if self.header is None else self._tagged(base, tags[cls], key)
+
+    def build_under(
+        self, header: Any, message: Message, *, session: Any = None
+    ) -> bytes:
+        """
+        Build one whole frame under a header of `header_for`.
+
+        Raises:
+            InvalidMessageError: a value does not fit its format.
+        """
         trailer = None if self.trailer is None else self.trailer()
-        return self._codec.build(header, cls._record, message, trailer, session)
-
-    def _tagged(self, base: Any, tag: Any) -> Any:
-        """
-        Copy a header, or make one, with a tag in it.
-        """
-        assert self.header is not None
-        if self.tag is None:
-            return _made(self.header, {}) if base is None else _replaced(base, {})
-        if isinstance(self.tag, str):
-            values = {self.tag: tag}
-        elif isinstance(self.tag, tuple):
-            values = dict(zip(self.tag, tag, strict=True))
-        else:
-            base = _made(self.header, {}, lenient=True) if base is None else base
-            values = self._inverse(base, tag)
-        if base is None:
-            base = _made(self.header, values)
-        return _replaced(base, values)
-
-    def _inverse(self, header: Any, tag: Any) -> dict[str, int]:
-        """
-        Find the fields' values for which the tag function gives a tag.
-        """
-        fields = _fields_read(self._read_tag, header)
-        now = tuple(fields.values())
-        cached = self._inverted.get((tag, now))
-        if cached is None:
-            cached = self._search(header, tag, fields)
-            if len(self._inverted) < 4096:
-                self._inverted[tag, now] = cached
-        return cached
-
-    def _search(self, header: Any, tag: Any, fields: dict[str, int]) -> dict[str, int]:
-        assert self.header is not None
-        widths = {name: _bits(self.header, name) for name in fields}
-        for values in _nearby(fields, widths):
-            if _plain(self._read_tag(_replaced(header, values))) == tag:
-                return values
-        raise InvalidMessageError(
-            self.header.__name__,
-            f"a value of {', '.join(fields) or 'some field'} whose tag is {tag!r}",
-            "none",
-        )
+        cls = type(message)
+        record = cls._record
+        if cls not in self._builders:
+            self._builders[cls] = frame_builder(self._codec, record)
+        build = self._builders[cls]
+        if build is not None:
+            try:
+                return bytes(build(header, message, trailer, session))
+            except Exception:  # noqa: S110 - the interpreted form explains, or knows better
+                pass
+        return self._codec.build(header, record, message, trailer, session)
 
     def key_width(self) -> int | None:
         """
@@ -278,28 +324,49 @@ class Protocol:
         """
         if self.header is None or not isinstance(self.correlate, str):
             return None
-        return _bits(self.header, self.correlate, most=64)
+        return _bits(self.header, self.correlate)
 
-    def with_key(self, header: Any, tag: Any, key: int) -> Any:
+    def _tagged(self, base: Any, tag: Any, key: Any = None) -> Any:
         """
-        Copy a header, or make one for a tag, with a correlation key in it.
+        Copy a header, or make one, with a tag and perhaps a key in it.
         """
-        assert isinstance(self.correlate, str)
-        return _replaced(self._tagged(header, tag), {self.correlate: key})
+        assert self.header is not None
+        values = {} if key is None else {str(self.correlate): key}
+        if isinstance(self.tag, str):
+            values[self.tag] = tag
+        elif isinstance(self.tag, tuple):
+            values.update(zip(self.tag, tag, strict=True))
+        elif self.tag is not None:
+            values.update(self._inverse(base, tag))
+        return _replaced(_made(self.header, values) if base is None else base, values)
 
-    def tag_of(self, cls: type[Message], direction: Direction) -> Any:
+    def _inverse(self, base: Any, tag: Any) -> dict[str, int]:
         """
-        Give a message's tag.
+        Find the fields' values for which the tag function gives a tag.
+        """
+        assert self.header is not None
+        header = _made(self.header, {}, lenient=True) if base is None else base
+        now = tuple(_number_at(header, name) for name in self._tag_fields)
+        cached = self._inverted.get((tag, now))
+        if cached is None:
+            cached = self._search(header, tag, now)
+            if len(self._inverted) < 4096:
+                self._inverted[tag, now] = cached
+        return cached
 
-        Raises:
-            LocalProtocolError: it has none in this direction.
-        """
-        try:
-            return self._tags[direction][cls]
-        except KeyError:
-            raise LocalProtocolError(
-                f"{cls.__name__} is not a {direction.value} of {self.name}"
-            ) from None
+    def _search(self, header: Any, tag: Any, now: tuple[int, ...]) -> dict[str, int]:
+        assert self.header is not None
+        fields = dict(zip(self._tag_fields, now, strict=True))
+        numbers = [n for n in (tag if isinstance(tag, tuple) else (tag,)) if _is_int(n)]
+        for values in _nearby(fields, self._tag_fields, numbers):
+            with contextlib.suppress(Exception):  # the function is the user's
+                if _plain(self._read_tag(_replaced(header, values))) == tag:
+                    return values
+        raise InvalidMessageError(
+            self.header.__name__,
+            f"a value of {', '.join(fields) or 'some field'} whose tag is {tag!r}",
+            "none",
+        )
 
 
 def _record(cls: type[Message] | None) -> Record | None:
@@ -343,6 +410,27 @@ def _key_reader(correlate: Any) -> Callable[[Any, Any], Any] | None:
     return correlate  # type: ignore[no-any-return]
 
 
+def _check_options(protocol: Protocol) -> None:
+    """
+    Check what each option takes, by itself.
+    """
+    name, tag, key = protocol.name, protocol.tag, protocol.correlate
+    if not isinstance(name, str):
+        raise DeclarationError(f"Protocol takes a name first, not {name!r}")
+    for option, value in (("tag", tag), ("correlate", key)):
+        names = value if isinstance(value, tuple) else (value,)
+        if value is None or callable(value) or all(isinstance(n, str) for n in names):
+            continue
+        raise DeclarationError(
+            f"{name}: {option}= takes the name of a header's field, a tuple of names "
+            f"or a function, not {value!r}"
+        )
+    for option in ("states", "ports"):
+        value = getattr(protocol, option)
+        if value is not None and not isinstance(value, Mapping):
+            raise DeclarationError(f"{name}: {option}= takes a mapping, not {value!r}")
+
+
 def _check_parts(protocol: Protocol) -> None:
     for option in ("header", "trailer"):
         part = getattr(protocol, option)
@@ -355,14 +443,16 @@ def _check_parts(protocol: Protocol) -> None:
             f"{protocol.name}: framing= takes a Framing such as LengthPrefixed(…), "
             f"not {protocol.framing!r}"
         )
-    if protocol.header is not None:
-        names = {field.name for field in protocol.header._record.fields}
-        for reserved in ("session", "header", "body", "trailer"):
+    for option in ("header", "trailer"):
+        part = getattr(protocol, option)
+        names = () if part is None else [field.name for field in part._record.fields]
+        for reserved in ("session", *sorted(FRAME_PARTS)):
             if reserved in names:
                 raise DeclarationError(
-                    f"{protocol.name}: the header's field {reserved!r} would hide "
-                    f"this._.{reserved}; choose another name"
+                    f"{protocol.name}: the {option}'s field {reserved!r} would hide "
+                    f"the {reserved} that fields refer to; choose another name"
                 )
+    if protocol.header is not None:
         if protocol.header._record.greedy_tail() is not None:
             raise DeclarationError(
                 f"{protocol.name}: the header {protocol.header.__name__} takes all "
@@ -411,16 +501,25 @@ def _check_path(protocol: Protocol, path: str) -> None:
         )
     cls: Any = protocol.header
     for name in path.split("."):
-        names = [field.name for field in cls._record.fields]
+        names = [field.name for field in cls._record.fields if not field.hidden]
         if name not in names:
             raise DeclarationError(
                 f"{protocol.name}: {path!r} names no field of {cls.__name__} "
                 f"(it has {', '.join(names)})"
             )
-        inner = _field(cls, name).construct
-        if not isinstance(inner, Record):
-            return
-        cls = inner.owner
+        field = _field(cls, name)
+        if field.computed is not None:
+            raise DeclarationError(
+                f"{protocol.name}: {path!r} is {field.computed}, so it can hold "
+                "nothing else"
+            )
+        if not isinstance(field.construct, Record):
+            break
+        cls = field.construct.owner
+    if _part(protocol.header, path) is None:
+        raise DeclarationError(
+            f"{protocol.name}: {path!r} names no part of {cls.__name__}.{name}"
+        )
 
 
 def _is_message(value: Any) -> bool:
@@ -443,10 +542,15 @@ def _table(protocol: Protocol, option: str) -> dict[Any, type[Message]]:
                 f"classes or one class, not {table!r}"
             )
         for tag, cls in table.items():
-            tag = _plain(tag)
+            tag = _wire_tag(protocol, tag)
             if not _is_message(cls):
                 raise DeclarationError(
                     f"{protocol.name}: {source}[{tag!r}] is no Message class: {cls!r}"
+                )
+            if tag in merged and tag is None:
+                raise DeclarationError(
+                    f"{protocol.name}: {merged[tag].__name__} and {cls.__name__} "
+                    "cannot be told apart without a tag="
                 )
             if tag in merged:
                 raise DeclarationError(
@@ -462,6 +566,67 @@ def _table(protocol: Protocol, option: str) -> dict[Any, type[Message]]:
                 )
             merged[tag], seen[cls] = cls, tag
     return merged
+
+
+def _wire_tag(protocol: Protocol, tag: Any) -> Any:
+    """
+    Bring a table's tag to what is on the wire; names of Construct's enums too.
+    """
+    if isinstance(protocol.tag, tuple) and isinstance(tag, tuple):
+        pairs = zip(protocol.tag, tag, strict=False)
+        return tuple(_wire_number(protocol, path, part) for path, part in pairs) + (
+            tag[len(protocol.tag) :]
+        )
+    if isinstance(protocol.tag, str):
+        return _wire_number(protocol, protocol.tag, tag)
+    return _plain(tag)
+
+
+def _wire_number(protocol: Protocol, path: str, value: Any) -> Any:
+    assert protocol.header is not None
+    part = _part(protocol.header, path)
+    while isinstance(value, str) and isinstance(part, constructs.Subconstruct):
+        if isinstance(part, constructs.Enum):
+            return part.encmapping.get(value, value)
+        part = part.subcon
+    return _plain(value)
+
+
+def _check_fits(protocol: Protocol, cls: type[Message], tag: Any) -> None:
+    """
+    Refuse a tag that its field cannot hold, or that no header has.
+    """
+    assert protocol.header is not None
+    if callable(protocol.tag):
+        try:
+            protocol._inverse(None, tag)
+        except InvalidMessageError as exc:
+            raise DeclarationError(f"{protocol.name}: {cls.__name__}: {exc}") from exc
+        return
+    paths = (protocol.tag,) if isinstance(protocol.tag, str) else protocol.tag or ()
+    values = tag if isinstance(protocol.tag, tuple) else (tag,)
+    if not isinstance(values, tuple) or len(values) != len(paths):
+        raise DeclarationError(
+            f"{protocol.name}: {cls.__name__} stands under {tag!r}, but tag= names "
+            f"{len(paths)} fields: expected a tuple of {len(paths)}"
+        )
+    for path, value in zip(paths, values, strict=True):
+        try:
+            _part(protocol.header, path).build(value)
+        except (
+            constructs.FormatFieldError,
+            constructs.IntegerError,
+            constructs.MappingError,
+            constructs.StringError,
+            constructs.ValidationError,
+            Fault,
+        ) as exc:
+            raise DeclarationError(
+                f"{protocol.name}: {cls.__name__} stands under {value!r}, which "
+                f"{protocol.header.__name__}.{path} cannot hold"
+            ) from exc
+        except Exception:  # noqa: S112 - it depends on what is around it
+            continue
 
 
 def _check_tags(protocol: Protocol) -> None:
@@ -486,12 +651,9 @@ def _check_tags(protocol: Protocol) -> None:
             raise DeclarationError(
                 f"{protocol.name}: {names} cannot be told apart without a tag="
             )
-        if callable(protocol.tag):
-            for tag in table:
-                try:
-                    protocol._tagged(None, tag)
-                except InvalidMessageError as exc:
-                    raise DeclarationError(f"{protocol.name}: {exc}") from exc
+        if protocol.tag is not None:
+            for tag, cls in table.items():
+                _check_fits(protocol, cls, tag)
     for cls in protocol._tables[Direction.REQUEST].values():
         for answer in response_types(cls):
             known = protocol._tables[Direction.RESPONSE].values()
@@ -504,13 +666,29 @@ def _check_tags(protocol: Protocol) -> None:
 
 def _check_states(protocol: Protocol) -> None:
     known = protocol.classes()
-    for state, moves in (protocol.states or {}).items():
-        for cls in moves:
+    states = protocol.states or {}
+    for state, moves in states.items():
+        where = f"{protocol.name}: state {state!r}"
+        if not isinstance(moves, Mapping):
+            raise DeclarationError(
+                f"{where} takes a mapping of messages to states, not {moves!r}"
+            )
+        for cls, following in moves.items():
             if cls not in known:
                 name = getattr(cls, "__name__", repr(cls))
                 raise DeclarationError(
-                    f"{protocol.name}: state {state!r} names {name}, which is no "
-                    "message of the protocol"
+                    f"{where} names {name}, which is no message of the protocol"
+                )
+            if following not in states:
+                close = difflib.get_close_matches(str(following), map(str, states), 1)
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"a state in which all ends is written {following!r}: {{}}"
+                )
+                raise DeclarationError(
+                    f"{where}: {cls.__name__} leads to {following!r}, which is no "
+                    f"state; {hint}"
                 )
 
 
@@ -536,10 +714,8 @@ def _made(cls: type[Message], values: dict[str, Any], *, lenient: bool = False) 
         elif field.init and field.default is attrs.NOTHING:
             if isinstance(nested, Record):
                 arguments[field.name] = _made(nested.owner, inner, lenient=lenient)
-            elif inner:
-                arguments[field.name] = constructs.Container(inner)
-            elif lenient:
-                arguments[field.name] = 0
+            elif inner or lenient:
+                arguments[field.name] = _zero(nested)
             else:
                 raise InvalidMessageError(
                     f"{cls.__name__}.{field.name}",
@@ -572,27 +748,58 @@ def _field(cls: type[Message], name: str) -> Field:
     return next(f for f in cls._record.fields if f.name == name)
 
 
-def _bits(cls: type[Message], path: str, most: int = 16) -> int:
+def _zero(part: Any) -> Any:
     """
-    Say how many bits a header's number has, for searching through its values.
+    Make the value of a format that all bytes are 0 for.
+    """
+    try:
+        return part.parse(bytes(part.sizeof()))
+    except Exception:
+        return 0
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _part(cls: Any, path: str) -> Any:
+    """
+    Find the format of a header's field by its dotted name; `None` if there is none.
     """
     name, _, rest = path.partition(".")
+    part: Any = next((f.construct for f in cls._record.fields if f.name == name), None)
+    while rest and part is not None:
+        if isinstance(part, Record):
+            return _part(part.owner, rest)
+        if isinstance(part, constructs.Subconstruct):
+            part = part.subcon
+            continue
+        name, _, rest = rest.partition(".")
+        parts = getattr(part, "subcons", ())
+        part = next((p for p in parts if p.name == name), None)
+    return part
+
+
+def _bits(cls: type[Message], path: str) -> int | None:
+    """
+    Say how many bits a header's number has; `None` if it is no whole number.
+    """
+    part = _part(cls, path)
+    while isinstance(part, constructs.Subconstruct):
+        part = part.subcon
+    if part is constructs.Flag:
+        return 1
     try:
-        inner = _field(cls, name).construct
-    except StopIteration:
-        return 8
-    if rest:
-        return _bits(inner.owner, rest, most) if isinstance(inner, Record) else 8
-    try:
-        size = int(inner.sizeof())
+        size = int(part.sizeof())
     except Exception:
-        return 8
-    while isinstance(inner, constructs.Subconstruct):
-        inner = inner.subcon
-    bits = size if isinstance(inner, constructs.BitsInteger) else 8 * size
-    if isinstance(inner, constructs.FormatField) and inner.fmtstr[-1].islower():
-        bits -= 1  # signed
-    return min(bits, most)
+        return 8 if part is constructs.VarInt else None
+    if isinstance(part, constructs.BitsInteger):
+        return size - bool(part.signed)
+    if isinstance(part, constructs.BytesInteger):
+        return 8 * size - bool(part.signed)
+    if isinstance(part, constructs.FormatField) and part.fmtstr[-1] not in "efd":
+        return 8 * size - bool(part.fmtstr[-1].islower())
+    return None
 
 
 class _Recorder:
@@ -604,33 +811,88 @@ class _Recorder:
         self.__dict__.update(_value=value, _read=read, _prefix=prefix)
 
     def __getattr__(self, name: str) -> Any:
+        own = inspect.getattr_static(type(self._value), name, None)
+        if isinstance(own, property) and own.fget is not None:
+            return own.fget(self)
+        if inspect.isfunction(own):
+            return types.MethodType(own, self)
         value = getattr(self._value, name)
         if isinstance(value, Message | dict):
             return _Recorder(value, self._read, f"{self._prefix}{name}.")
-        if isinstance(value, int):
-            self._read[f"{self._prefix}{name}"] = int(value)
+        number = _plain(value)
+        if isinstance(number, int) and _is_given(self._value, name):
+            self._read[f"{self._prefix}{name}"] = int(number)
         return value
 
     __getitem__ = __getattr__
 
 
-def _fields_read(function: Callable[[Any], Any], header: Any) -> dict[str, int]:
-    read: dict[str, int] = {}
-    function(_Recorder(header, read))
-    return read
+def _is_given(holder: Any, name: str) -> bool:
+    """
+    Say whether a part can be set, as it does not follow from others.
+    """
+    if isinstance(holder, dict):
+        return True
+    return any(a.name == name and a.init for a in attrs.fields(type(holder)))
+
+
+def _number_at(header: Any, path: str) -> int:
+    for name in path.split("."):
+        header = _get(header, name)
+    return int(_plain(header))
+
+
+def _fields_read(function: Callable[[Any], Any], cls: type[Message]) -> dict[str, int]:
+    """
+    Find which numbers a function reads, with how many bits of each are searched.
+
+    What it reads may depend on what it has read, so each bit is changed once.
+    """
+    header = _made(cls, {}, lenient=True)
+    found: dict[str, int] = {}
+    changes: list[dict[str, int]] = [{}]
+    while changes:
+        change = changes.pop()
+        read: dict[str, int] = {}
+        try:
+            function(_Recorder(_replaced(header, change), read))
+        except Exception:
+            if not change:
+                raise
+        for name in read.keys() - found.keys():
+            found[name] = min(_bits(cls, name) or 8, 16)
+            changes += [
+                {**change, name: read[name] ^ (1 << bit)} for bit in range(found[name])
+            ]
+    return found
 
 
 def _nearby(
-    fields: dict[str, int], widths: dict[str, int]
+    fields: dict[str, int], widths: dict[str, int], numbers: list[int]
 ) -> Iterator[dict[str, int]]:
     """
     Give values for some numbers, those with the fewest changed bits first.
+
+    Where there are too many bits to try them all, fields that hold one of `numbers`
+    come next.
     """
     places = [(name, bit) for name in fields for bit in range(widths[name])]
-    most = len(places) if len(places) <= 16 else 3
+    few = len(places) <= 16
+    yield from _flipped(fields, places, len(places) if few else 3)
+    if few:
+        return
+    for name, number in itertools.product(fields, numbers):
+        yield from _flipped({**fields, name: number}, places, 2)
+    for order in itertools.permutations(numbers, min(len(fields), len(numbers))):
+        yield from _flipped({**fields, **dict(zip(fields, order, strict=False))}, places, 1)
+
+
+def _flipped(
+    start: dict[str, int], places: list[tuple[str, int]], most: int
+) -> Iterator[dict[str, int]]:
     for changed in range(most + 1):
         for flips in itertools.combinations(places, changed):
-            values = dict(fields)
+            values = dict(start)
             for name, bit in flips:
                 values[name] ^= 1 << bit
             yield values

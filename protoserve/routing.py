@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from protoserve import errors
 from protoserve.errors import DeclarationError
 from protoserve.events import Frame
 from protoserve.messages import Message, response_types
@@ -44,6 +45,13 @@ __all__ = [
     "routes_of",
     "unknown",
 ]
+
+_USUAL_NAMES: dict[str, Any] = {
+    **{cls.__name__: cls for cls in (Session, Frame, Message)},
+    **{name: getattr(errors, name) for name in errors.__all__},
+    **{name: getattr(collections.abc, name) for name in collections.abc.__all__},
+    "Any": Any,
+}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "__protoserve_role__"
@@ -140,16 +148,6 @@ class Call:
     error: Exception | None = None
 
 
-class Style(enum.Enum):
-    """
-    What calling a method gives.
-    """
-
-    VALUE = "value"
-    AWAITABLE = "awaitable"
-    ASYNC_ITERATOR = "async iterator"
-
-
 @attrs.frozen
 class Route:
     """
@@ -157,9 +155,10 @@ class Route:
     """
 
     name: str
-    style: Style
+    is_async: bool
+    """Whether it is a coroutine function or an asynchronous generator."""
     invoke: Callable[[Call], Any]
-    """Calls the method; what comes back depends on `style`."""
+    """Calls the method; gives what the method returns."""
 
 
 @attrs.frozen
@@ -182,9 +181,9 @@ class Routes:
         """
         hooks = (self.connected, self.disconnected, self.unknown, self.malformed)
         every = [*self.messages.values(), *self.errors.values(), *filter(None, hooks)]
-        return any(r.style is not Style.VALUE for r in every)
+        return any(r.is_async for r in every)
 
-    def for_error(self, error: Exception) -> Route | None:
+    def for_error(self, error: BaseException) -> Route | None:
         """
         Find the hook for an exception, the nearest class first.
         """
@@ -239,7 +238,13 @@ class _Compiler:
         found = False
         for name, function, hook, details in _marked(type(self.handler)):
             found = True
-            self._add(name, function, hook, details)
+            if inspect.isfunction(function):
+                self._add(name, function, hook, details)
+            else:
+                kind = type(function).__name__
+                self.problems.append(
+                    f"{name} is a {kind}; routes and hooks are plain methods"
+                )
         if not found:
             self.problems.append(
                 "it has no routes; mark the methods that answer messages with @route"
@@ -249,12 +254,13 @@ class _Compiler:
         self, name: str, function: Any, hook: Hook, details: tuple[Any, ...]
     ) -> None:
         try:
-            hints = typing.get_type_hints(function, localns=self._names())
+            hints = typing.get_type_hints(function, localns=self._names(function))
         except Exception as exc:
             self._problem(function, f"its annotations cannot be resolved: {exc}")
             return
         parameters = list(inspect.signature(function).parameters.values())[1:]
         sources: list[str] = []
+        by_name: dict[str, str] = {}
         answered: list[type[Message]] = []
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -265,11 +271,16 @@ class _Compiler:
             if source is None:
                 self._problem(function, self._complaint(parameter.name, hint, hook))
                 return
-            sources.append(source)
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                by_name[parameter.name] = source
+            else:
+                sources.append(source)
             if source == "message":
                 answered += _members(hint)
         method = getattr(self.handler, name)
-        compiled = Route(name, _style(function), _invoker(method, sources))
+        plain = inspect.unwrap(function)
+        is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+        compiled = Route(name, is_async, _invoker(method, sources, by_name))
         self._check_answers(function, hints.get("return"), answered)
         self._file(function, compiled, hook, details, answered)
 
@@ -304,15 +315,20 @@ class _Compiler:
                 self._problem(function, f"there is a hook {hook.value}: {other}()")
             self.hooks[hook] = compiled
 
-    def _names(self) -> dict[str, Any]:
+    def _names(self, function: Any) -> dict[str, Any]:
         """
         Names that annotations may use wherever the handler is defined.
+
+        They stand in for what a module imports for type checkers only, and for
+        messages that are local to a function.
         """
-        names: dict[str, Any] = {c.__name__: c for c in self.protocol.classes()}
-        for cls in (self.protocol.header, Session, Frame):
-            if cls is not None:
-                names.setdefault(cls.__name__, cls)
-        return names
+        missing = {
+            name: value
+            for name, value in _USUAL_NAMES.items()
+            if name not in inspect.unwrap(function).__globals__
+        }
+        parts = (self.protocol.header, *self.protocol.classes())
+        return missing | {cls.__name__: cls for cls in parts if cls is not None}
 
     def _source(self, hint: Any, hook: Hook) -> str | None:
         members = _members(hint)
@@ -320,12 +336,14 @@ class _Compiler:
             return None
         if all(m is Session for m in members):
             return "session"
+        if hook in (Hook.CONNECTED, Hook.DISCONNECTED):
+            return None
         if all(m is Frame for m in members):
             return "frame"
         if all(m is self.protocol.header for m in members):
             return "header"
         if all(_is_class_of(m, Exception) for m in members):
-            return "error" if hook not in (Hook.ROUTE, Hook.CONNECTED) else None
+            return None if hook is Hook.ROUTE else "error"
         inbound = self.protocol.table(Direction.REQUEST).values()
         if hook in (Hook.ROUTE, Hook.ERROR) and all(m in inbound for m in members):
             return "message"
@@ -345,11 +363,15 @@ class _Compiler:
                     f"(known: {known})"
                 )
         header = self.protocol.header
-        also = f", the header {header.__name__}" if header is not None else ""
+        may = ["a Session"]
+        if hook in (Hook.ROUTE, Hook.ERROR):
+            may.insert(0, "a message")
+        if hook not in (Hook.CONNECTED, Hook.DISCONNECTED):
+            may += ["a Frame", *([f"the header {header.__name__}"] if header else [])]
+            may += ["the error"] if hook is not Hook.ROUTE else []
         return (
-            f"parameter {name!r} is a {shown}; a {hook.value} method may take a "
-            f"message, a Session, a Frame{also}"
-            + ("" if hook in (Hook.ROUTE, Hook.CONNECTED) else " or the error")
+            f"parameter {name!r} is a {shown}; a {hook.value} method may take "
+            f"{', '.join(may)}"
         )
 
     def _check_answers(
@@ -359,7 +381,7 @@ class _Compiler:
         if hint is None:
             return
         results = list(_results(hint))
-        if any(r in (Any, Message) for r in results):
+        if any(r in (Any, Message, typing.NoReturn, typing.Never) for r in results):
             return
         for result in results:
             if result not in outbound:
@@ -389,28 +411,30 @@ class _Compiler:
 def _marked(cls: type) -> Iterator[tuple[str, Any, Hook, tuple[Any, ...]]]:
     """
     List a class's routes and hooks in the order of their definition.
+
+    A method that overrides one keeps its mark; `None` in its place takes it away.
     """
     named = {hook.value: hook for hook in Hook if hook not in (Hook.ROUTE, Hook.ERROR)}
-    seen: set[str] = set()
-    for base in reversed(cls.__mro__):
-        for name in vars(base):
-            if name in seen:
-                continue
-            seen.add(name)
-            function = inspect.getattr_static(cls, name)
-            if not inspect.isfunction(function):
-                continue
-            mark = getattr(function, _MARK, None)
-            if mark is not None:
-                yield name, function, *mark
-            elif name in named:
-                yield name, function, named[name], ()
+    for name in dict.fromkeys(n for base in reversed(cls.__mro__) for n in vars(base)):
+        versions = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
+        function = versions[0]
+        if function is None:
+            continue
+        # A staticmethod, which is told to be none, has its function inside.
+        bare = (getattr(version, "__func__", version) for version in versions)
+        marks = (getattr(version, _MARK, None) for version in bare)
+        mark = next((mark for mark in marks if mark is not None), None)
+        if mark is not None:
+            yield name, function, *mark
+        elif name in named and inspect.isfunction(function):
+            yield name, function, named[name], ()
 
 
 def _members(hint: Any) -> list[Any]:
     """
     Take a union apart, without `None`.
     """
+    hint = getattr(hint, "__value__", hint)  # a type alias of Python 3.12
     if hint is None or hint is type(None):
         return []
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -423,6 +447,8 @@ _CARRIERS = (
     collections.abc.AsyncIterable,
     collections.abc.Awaitable,
 )
+_SINGLE = (str, bytes, bytearray, Message)
+"""What can be iterated over, but not to send each part."""
 
 
 def _results(hint: Any) -> Iterator[Any]:
@@ -430,29 +456,32 @@ def _results(hint: Any) -> Iterator[Any]:
     List what a return annotation says is sent.
     """
     for member in _members(hint):
-        origin = typing.get_origin(member)
-        if isinstance(origin, type) and issubclass(origin, _CARRIERS):
-            arguments = typing.get_args(member)
-            # A coroutine's result is its last argument, all others' the first.
-            last = issubclass(origin, collections.abc.Coroutine)
-            yield from _results(arguments[-1 if last else 0])
+        origin = typing.get_origin(member) or member
+        if _is_class_of(origin, _CARRIERS) and not issubclass(origin, _SINGLE):
+            arguments = typing.get_args(member) or (Any,)
+            if issubclass(origin, collections.abc.Coroutine):
+                arguments = arguments[-1:]
+            elif not issubclass(origin, tuple):
+                arguments = arguments[:1]
+            for argument in arguments:
+                if argument is not ...:
+                    yield from _results(argument)
         else:
             yield member
 
 
-def _is_class_of(value: Any, base: type) -> bool:
+def _is_class_of(value: Any, base: type | tuple[type, ...]) -> bool:
     return isinstance(value, type) and issubclass(value, base)
 
 
-def _style(function: Any) -> Style:
-    if inspect.isasyncgenfunction(function):
-        return Style.ASYNC_ITERATOR
-    if inspect.iscoroutinefunction(function):
-        return Style.AWAITABLE
-    return Style.VALUE
-
-
-def _invoker(method: Callable[..., Any], sources: list[str]) -> Callable[[Call], Any]:
+def _invoker(
+    method: Callable[..., Any], sources: list[str], by_name: dict[str, str]
+) -> Callable[[Call], Any]:
+    if by_name:
+        return lambda call: method(
+            *(getattr(call, source) for source in sources),
+            **{name: getattr(call, source) for name, source in by_name.items()},
+        )
     if not sources:
         return lambda _call: method()
     getters = operator.attrgetter(*sources)
@@ -465,10 +494,10 @@ def _place(function: Any) -> str:
     """
     Name a method's file and line, and show the line.
     """
-    code = function.__code__
+    code = inspect.unwrap(function).__code__
     line = code.co_firstlineno
     text = linecache.getline(code.co_filename, line).strip()
     while text.startswith("@"):
         line += 1
         text = linecache.getline(code.co_filename, line).strip()
-    return f"{code.co_filename}:{line}: {text}\n    " if text else code.co_filename
+    return f"{code.co_filename}:{line}: " + (f"{text}\n    " if text else "")

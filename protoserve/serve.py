@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from typing import Any
 import attrs
 
 from protoserve.errors import DeclarationError
+from protoserve.rarelog import RareLog
 from protoserve.server import (
     ForkingMixIn,
     TCPServer,
@@ -34,6 +36,7 @@ from protoserve.server import (
     UnixDatagramServer,
     UnixStreamServer,
 )
+from protoserve.server._waiting import Waiter, Waker
 from protoserve.server.base import BaseServer
 from protoserve.service import Service
 from protoserve.urls import Address
@@ -41,11 +44,14 @@ from protoserve.urls import Address
 __all__ = ["MODES", "Runner", "make_server"]
 
 logger = logging.getLogger("protoserve")
+_rare = RareLog(logger)
 
 MODES = ("threads", "fork", "single")
 """How stream connections are handled."""
 
 _BACKLOG = 1024
+_LAST_WORDS = 0.2
+"""Seconds for handlers to notice that their connection was ended."""
 _LARGEST_DATAGRAM = 65_535
 _MIXINS: dict[str, tuple[type, ...]] = {
     "threads": (ThreadingMixIn,),
@@ -60,16 +66,33 @@ _SERVERS: dict[str, type] = {
 }
 
 
-class _Reporting:
+class _Counting:
     """
-    Sends what goes wrong in a server to the log.
+    Knows which requests are not done yet, and sends what goes wrong to the log.
     """
+
+    def __init__(self, *args: Any) -> None:
+        self.open_requests: set[Any] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open_requests.add(request)
+        super().process_request(request, client_address)  # type: ignore[misc] # a mix-in
+
+    def close_request(self, request: Any) -> None:
+        try:
+            super().close_request(request)  # type: ignore[misc] # a mix-in
+        finally:
+            self.open_requests.discard(request)
 
     def handle_error(self, _request: Any, client_address: Any) -> None:
-        logger.exception("the request from %s failed", client_address)
+        _rare.log(
+            logging.ERROR, "the request from %s failed", client_address, exc_info=True
+        )
 
     def handle_truncated(self, request: Any, client_address: Any) -> None:
-        logger.warning(
+        _rare.log(
+            logging.WARNING,
             "a datagram from %s is longer than %d bytes and was dropped",
             client_address,
             len(request[0]),
@@ -115,7 +138,7 @@ def make_server(service: Service, address: Address, mode: str = "threads") -> An
     if not address.is_stream:
         options["max_packet_size"] = _LARGEST_DATAGRAM
     mixins = _MIXINS[mode] if address.is_stream else ()
-    bases = (_Reporting, *mixins, _SERVERS[address.transport])
+    bases = (_Counting, *mixins, _SERVERS[address.transport])
     server = type("Server", bases, options)
     return server(target, service.RequestHandlerClass)
 
@@ -124,6 +147,10 @@ def _remove_stale_socket(address: Address) -> None:
     """
     Remove a Unix socket's path if nobody listens there any more.
     """
+    # To connect to what is no socket is refused in the same way.
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(address.host).st_mode):
+            return
     kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
     with socket.socket(socket.AF_UNIX, kind) as probe:
         try:
@@ -152,8 +179,9 @@ class Runner:
     drain: float = 10.0
     bound: list[Address] = attrs.field(factory=list, init=False)
     """Where it listens, after `bind`; chosen ports filled in."""
-    _servers: list[BaseServer] = attrs.field(factory=list, init=False)
-    _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _servers: list[Any] = attrs.field(factory=list, init=False)
+    _stopping: bool = attrs.field(default=False, init=False)
+    _waker: Waker = attrs.field(factory=Waker, init=False)
     _children: list[int] = attrs.field(factory=list, init=False)
     _owner: int = attrs.field(factory=os.getpid, init=False)
 
@@ -181,14 +209,16 @@ class Runner:
         """
         Ask to stop; to be called from a signal handler or any thread.
         """
-        self._stop.set()
+        # No lock is taken: a signal handler may interrupt whoever holds it.
+        self._stopping = True
+        self._waker.wake()
         if self.mode != "fork":
             return
         if os.getpid() != self._owner and not self._children:
             # A child that handles one request: it ends when it has answered.
             self.service.drain()
         for server in self._servers:
-            _ask_to_stop(server)
+            server.shutdown()  # in the thread that serves, it does not wait
         self._signal_children(signal.SIGTERM)
 
     def serve(self) -> None:
@@ -199,6 +229,11 @@ class Runner:
             self._serve_by_forking()
         else:
             self._serve_by_threads()
+
+    def _await_stop(self) -> None:
+        waiter = Waiter(self._waker)
+        while not self._stopping:
+            waiter.wait((), None)
 
     # In threads ------------------------------------------------------------
 
@@ -211,7 +246,7 @@ class Runner:
         ]
         for loop in loops:
             loop.start()
-        self._stop.wait()
+        self._await_stop()
         deadline = time.monotonic() + self.drain
         self.service.drain()
         for server in self._servers:
@@ -219,15 +254,22 @@ class Runner:
             threading.Thread(target=server.shutdown, daemon=True).start()
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
+        for server, loop in zip(self._servers, loops, strict=True):
+            if not loop.is_alive():
+                _finish_queue(server, deadline)
         self._close_servers()
-        _wait_until(lambda: self.service.connections == 0, deadline)
-        if self.service.connections:
+        if not _wait_until(self._is_idle, deadline):
             logger.warning(
-                "%d connections were still busy after %s s and are closed",
-                self.service.connections,
+                "%d requests were not done after %s s and are ended",
+                sum(len(server.open_requests) for server in self._servers),
                 self.drain,
             )
             self.service.abandon()
+            _wait_until(self._is_idle, time.monotonic() + _LAST_WORDS)
+        self.service.resume()
+
+    def _is_idle(self) -> bool:
+        return not any(server.open_requests for server in self._servers)
 
     def _close_servers(self) -> None:
         for server in self._servers:
@@ -255,26 +297,26 @@ class Runner:
                     os._exit(status)
             self._children.append(pid)
         for server in self._servers:
-            server.socket.close()  # type: ignore[attr-defined] # all of ours have one
-        self._stop.wait()
+            server.socket.close()
+        self._await_stop()
+        self._signal_children(signal.SIGTERM)  # those too that were made meanwhile
         self._reap(time.monotonic() + self.drain + 1)
 
     def _become_worker(self, server: BaseServer) -> None:
         for other in self._servers:
             if other is not server:
-                other.socket.close()  # type: ignore[attr-defined] # all of ours have one
+                other.socket.close()
         self._servers = [server]
         self._children = []
         self._owner = os.getpid()
-        if self._stop.is_set():
-            return
         self._fork_for_requests(server)
 
     def _fork_for_requests(self, server: Any) -> None:
-        if not self._stop.is_set():
+        if not self._stopping:
             server.serve_forever()
-        server.socket.close()
         deadline = time.monotonic() + self.drain
+        _finish_queue(server, deadline)
+        server.socket.close()
         children = set(getattr(server, "active_children", None) or ())
         self._children = list(children)
         self._signal_children(signal.SIGTERM)
@@ -300,16 +342,27 @@ class Runner:
             return not self._children
 
         if not _wait_until(gone, deadline):
-            logger.warning("%d processes are ended", len(self._children))
+            logger.warning(
+                "%d requests were not done after %s s and are ended",
+                len(self._children),
+                self.drain,
+            )
             self._signal_children(signal.SIGKILL)
             _wait_until(gone, time.monotonic() + 5)
 
 
-def _ask_to_stop(server: BaseServer) -> None:
+def _finish_queue(server: Any, deadline: float) -> None:
     """
-    Ask a loop to stop from a signal handler in its own thread, without waiting.
+    Handle what had arrived in the kernel's queue before the loop ended.
     """
-    server.shutdown()
+    server.socket.setblocking(False)
+    waiter = Waiter()
+    for _ in range(_BACKLOG):
+        children = getattr(server, "active_children", None) or ()
+        full = len(children) >= server.max_children
+        if full or time.monotonic() >= deadline or not waiter.wait([server.fileno()], 0):
+            return
+        server._handle_request_noblock()  # noqa: SLF001 - the classic contract's name
 
 
 def _wait_until(condition: Callable[[], bool], deadline: float) -> bool:

@@ -16,19 +16,19 @@ import logging
 import os
 import socket
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
 from protoserve.background import BackgroundLoop
-from protoserve.connections import Connection, ServiceHandler
-from protoserve.dispatch import Dispatcher, Policies, Policy
+from protoserve.connections import Connection, Conversation, ServiceHandler
+from protoserve.dispatch import Dispatcher, Outcome, Policies, Policy, complete
 from protoserve.errors import DeclarationError
 from protoserve.limits import Limits, is_loopback
 from protoserve.peers import PeerTable
 from protoserve.protocol import Protocol
+from protoserve.rarelog import RareLog
 from protoserve.routing import routes_of
 from protoserve.server._waiting import Waker
 from protoserve.session import Peer, Role, Session
@@ -36,6 +36,7 @@ from protoserve.session import Peer, Role, Session
 __all__ = ["Service"]
 
 logger = logging.getLogger("protoserve")
+_rare = RareLog(logger)
 
 
 class Service:
@@ -60,8 +61,9 @@ class Service:
             wrong, with file and line.
 
     Use it as a context manager, or call `open` and `close`, where the lifespan's
-    moments matter. Otherwise it is opened by the first message and closed when the
-    interpreter exits.
+    moments matter. Otherwise it is opened by the first connection or datagram and
+    closed when the interpreter exits; under a `ForkingMixIn` by each child, which
+    does not close it.
     """
 
     def __init__(
@@ -86,12 +88,11 @@ class Service:
         self.draining = False
         """Whether connections are to end once they have nothing in flight."""
         self.refused: Counter[str] = Counter()
-        """How often each limit has turned somebody away, by its name."""
+        """How often each limit has turned somebody away, or ended it, by its name."""
         self._background = BackgroundLoop()
         self.dispatcher = Dispatcher(
             routes_of(protocol, handler),
             Policies(malformed=on_malformed, unknown=on_unknown, failed=on_failed),
-            self._background,
         )
         self.RequestHandlerClass: type[ServiceHandler] = type(
             f"{type(handler).__name__}RequestHandler",
@@ -101,11 +102,12 @@ class Service:
         self._tables: weakref.WeakKeyDictionary[Any, PeerTable] = (
             weakref.WeakKeyDictionary()
         )
+        self._gone: list[Conversation] = []
         self._connections: dict[Connection, str] = {}
         self._per_address: Counter[str] = Counter()
-        self._opened: Any = None
+        self._leave: Callable[[], Any] | None = None
         self._make_private()
-        os.register_at_fork(after_in_child=self._make_private)
+        _services.add(self)
 
     def __repr__(self) -> str:
         return f"<Service {self.protocol.name} by {type(self.handler).__name__}>"
@@ -121,6 +123,12 @@ class Service:
         self._opening = threading.Lock()
         self.waker = Waker()
 
+    def done(self, outcome: Outcome) -> bool:
+        """
+        Wait for what a dispatcher has begun; say whether the conversation goes on.
+        """
+        return complete(outcome, self._background)
+
     # The lifespan ----------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -134,36 +142,41 @@ class Service:
         """
         Enter the lifespan, if that has not been done.
         """
-        if self._opened is not None:
+        if self._leave is not None:
             return
         with self._opening:
-            if self._opened is None:
-                self._opened = self._enter_lifespan()
+            if self._leave is None:
+                self._leave = self._enter_lifespan()
                 atexit.register(self.close)
 
     def close(self) -> None:
         """
-        Forget all peers, leave the lifespan and stop the background loop.
+        Forget all datagram peers, leave the lifespan and stop the background loop.
+
+        Then it may be opened again.
         """
         with self._opening:
-            opened, self._opened = self._opened, None
-            if opened is None:
+            leave, self._leave = self._leave, None
+            if leave is None:
                 return
             atexit.unregister(self.close)
-            for table in list(self._tables.values()):
-                table.clear()
+            with self._lock:
+                for table in list(self._tables.values()):
+                    table.clear()
+            self._part()
             try:
-                if hasattr(opened, "__aexit__"):
-                    self._background.run(opened.__aexit__(None, None, None))
-                else:
-                    opened.__exit__(None, None, None)
+                leave()
             finally:
                 self._background.close()
+                self.resume()
 
-    def _enter_lifespan(self) -> Any:
+    def _enter_lifespan(self) -> Callable[[], Any]:
+        """
+        Enter the lifespan; give what leaves it.
+        """
         lifespan = self.lifespan
         if lifespan is None:
-            return contextlib.nullcontext()
+            return lambda: None
         if inspect.isgeneratorfunction(lifespan):
             lifespan = contextlib.contextmanager(lifespan)
         elif inspect.isasyncgenfunction(lifespan):
@@ -171,14 +184,19 @@ class Service:
         manager = lifespan(self)
         if hasattr(manager, "__aenter__"):
             self._background.run(manager.__aenter__())
-        elif hasattr(manager, "__enter__"):
+            return lambda: self._leave_async(manager)
+        if hasattr(manager, "__enter__"):
             manager.__enter__()
+            return lambda: manager.__exit__(None, None, None)
+        raise DeclarationError(
+            f"lifespan= takes a context manager function, not one that gives {manager!r}"
+        )
+
+    def _leave_async(self, manager: Any) -> None:
+        if self._background.is_stuck():
+            logger.error("the lifespan is not left: a coroutine blocks its event loop")
         else:
-            raise DeclarationError(
-                f"lifespan= takes a context manager function, not one that gives "
-                f"{manager!r}"
-            )
-        return manager
+            self._background.run(manager.__aexit__(None, None, None))
 
     # Stream connections ----------------------------------------------------
 
@@ -190,23 +208,33 @@ class Service:
         host = str(address[0]) if isinstance(address, tuple) else ""
         limits = self.limits
         with self._lock:
-            full = None
-            if limits.connections is not None:
-                full = len(self._connections) >= limits.connections
-            if full:
-                return self._refuse("connections", connection)
-            most = limits.connections_per_address
-            if most is not None and not is_loopback(address):
-                if self._per_address[host] >= most:
-                    return self._refuse("connections_per_address", connection)
+            exceeded = None
+            if (most := limits.connections) and len(self._connections) >= most:
+                exceeded = "connections"
+            elif (most := limits.connections_per_address) and (
+                self._per_address[host] >= most and not is_loopback(address)
+            ):
+                exceeded = "connections_per_address"
+            if exceeded is not None:
+                self.count(exceeded, connection.session.peer, f"there are {most}")
+                return False
             self._connections[connection] = host
             self._per_address[host] += 1
         return True
 
-    def _refuse(self, limit: str, connection: Connection) -> bool:
+    def count(self, limit: str, peer: Peer | None, reason: object) -> None:
+        """
+        Take note that a limit has ended a conversation, or prevented one.
+        """
         self.refused[limit] += 1
-        logger.info("%s is refused: limit %s", connection.session.peer, limit)
-        return False
+        _rare.log(
+            logging.WARNING,
+            "%s is closed: limit %s: %s",
+            peer,
+            limit,
+            reason,
+            kind=limit,
+        )
 
     def dismiss(self, connection: Connection) -> None:
         """
@@ -237,6 +265,13 @@ class Service:
         self.draining = True
         self.waker.wake()
 
+    def resume(self) -> None:
+        """
+        Take back `drain`, to serve again.
+        """
+        self.draining = False
+        self.waker.drain()
+
     def abandon(self) -> None:
         """
         End every connection now, whatever is in flight.
@@ -248,42 +283,58 @@ class Service:
 
     # Datagram peers --------------------------------------------------------
 
-    def datagram_session(
+    def conversation(
         self, server: Any, sock: socket.socket, address: Any
-    ) -> tuple[Session, bool]:
+    ) -> Conversation:
         """
         Find the conversation with a datagram peer, or begin one.
 
-        Returns:
-            The session, and whether it is new.
+        Args:
+            server: which one received the datagram; each has peers of its own.
+            sock: what answers are sent by.
+            address: the peer's; a Unix socket without a name has none, and cannot
+                be told from others, so it gets a new conversation each time.
         """
 
-        def begin() -> Session:
-            return self._begin_datagrams(sock, address)
+        def begin() -> Conversation:
+            return Conversation(self._begin_datagrams(sock, address))
 
-        if not address:  # a Unix socket without a name cannot be told from others
-            return begin(), True
+        if not address:
+            return begin()
         with self._lock:
             table = self._tables.get(server)
             if table is None:
                 limits = self.limits
-                table = PeerTable(
-                    limits.peers,
-                    limits.peer_idle,
-                    self.dispatcher.disconnected,
-                    time.monotonic,
-                )
+                table = PeerTable(limits.peers, limits.peer_idle, self._gone.append)
                 self._tables[server] = table
-            return table.get(address, begin)
+            found: Conversation = table.get(address, begin)
+        self._part()
+        return found
 
-    def forget_datagram_session(self, server: Any, address: Any) -> None:
+    def forget(self, server: Any, address: Any, conversation: Conversation) -> None:
         """
         End the conversation with a datagram peer.
         """
         with self._lock:
             table = self._tables.get(server)
-            if table is not None and address:
-                table.forget(address)
+            if table is None or not address:
+                self._gone.append(conversation)
+            else:
+                table.forget(address, conversation)
+        self._part()
+
+    def _part(self) -> None:
+        """
+        Tell the handler of datagram peers that were forgotten.
+
+        The table is not locked meanwhile: a hook may take its time.
+        """
+        while self._gone:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                conversation = self._gone.pop()
+                conversation.session.closed = True
+                if conversation.begun:
+                    self.done(self.dispatcher.disconnected(conversation.session))
 
     def _begin_datagrams(self, sock: socket.socket, address: Any) -> Session:
         transport = "unixgram" if sock.family == socket.AF_UNIX else "udp"
@@ -294,10 +345,24 @@ class Service:
             if not address:
                 logger.debug("an answer is dropped: the sender has no address")
                 return
+            # A Unix socket would wait for a peer that does not read.
+            flags = socket.MSG_DONTWAIT if transport == "unixgram" else 0
             try:
-                sock.sendto(data, address)
+                sock.sendto(data, flags, address)
             except OSError as error:
-                logger.warning("cannot send %d bytes to %s: %s", len(data), peer, error)
+                text = "cannot send %d bytes to %s: %s"
+                _rare.log(logging.WARNING, text, len(data), peer, error)
 
         session.writer = write
         return session
+
+
+_services: weakref.WeakSet[Service] = weakref.WeakSet()
+
+
+def _make_all_private() -> None:
+    for service in list(_services):
+        service._make_private()
+
+
+os.register_at_fork(after_in_child=_make_all_private)

@@ -21,7 +21,6 @@ import attrs
 
 from protoserve.errors import (
     DeclarationError,
-    IncompleteFrameError,
     LocalProtocolError,
     RemoteProtocolError,
     SessionClosedError,
@@ -42,6 +41,12 @@ from protoserve.protocol import Direction, Protocol
 from protoserve.types import BytesLike
 
 __all__ = ["Peer", "Role", "Session"]
+
+_MOST_REQUESTS = 1 << 15
+"""
+Requests whose answer is waited for; half of what a 16-bit key can tell apart.
+The oldest is forgotten first: peers may leave any number unanswered.
+"""
 
 
 class Role(enum.Enum):
@@ -102,7 +107,9 @@ class Session:
     """
 
     __slots__ = (
+        "_broken",
         "_clock",
+        "_ended",
         "_events",
         "_framer",
         "_next_key",
@@ -110,6 +117,7 @@ class Session:
         "_requests",
         "closed",
         "closer",
+        "flow",
         "outgoing",
         "peer",
         "phase",
@@ -147,10 +155,13 @@ class Session:
         """Takes what is sent at once; without it `data_to_send` has it."""
         self.closer: Callable[[], None] | None = None
         """Is called by `close`."""
+        self.flow: Callable[[], Any] | None = None
+        """Gives what to await before more is sent, or `None`: the way is free."""
         self.outgoing: deque[bytes] = deque()
         self._clock = clock
         self._received_at = 0.0
         self._events: deque[Event | Frame] = deque()
+        self._ended = self._broken = False
         self._requests: dict[Hashable, Any] = {}
         self._next_key = 0
         self._framer: Framer | None = None
@@ -159,6 +170,11 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.protocol.name} {self.role.value} {self.peer or ''}>"
+
+    def __getitem__(self, name: str) -> Any:
+        # Construct's expressions (this._.session.state) look names up like this.
+        value = getattr(self, name)
+        return _Items(value) if name == "state" and _has_parts(value) else value
 
     @property
     def inbound(self) -> Direction:
@@ -197,15 +213,7 @@ class Session:
         """
         Take note that the peer will send nothing more.
         """
-        if self._framer is not None:
-            try:
-                last = self._framer.end()
-            except IncompleteFrameError as error:
-                self._events.append(StreamBroken(error))
-            else:
-                if last is not None:
-                    self._events.append(Frame(last, self._clock()))
-        self._events.append(PeerClosed())
+        self._ended = True
 
     def next_event(self) -> Event | NeedData:
         """
@@ -214,19 +222,30 @@ class Session:
         Returns:
             An event, or `NEED_DATA` if more bytes are needed first.
         """
-        if self._framer is not None and not self.closed:
+        if self._framer is not None and not self._broken and not self.closed:
             try:
                 data = self._framer.decode()
+                if data is None and self._ended:
+                    data = self._framer.end()
             except RemoteProtocolError as error:
-                self.closed = True
-                self._events.clear()
+                self._broken, self._ended = True, False
                 return StreamBroken(error)
             if data is not None:
                 return self._parsed(Frame(data, self._received_at))
-        if not self._events:
-            return NEED_DATA
-        event = self._events.popleft()
-        return self._parsed(event) if isinstance(event, Frame) else event
+        if self._events:
+            event = self._events.popleft()
+            return self._parsed(event) if isinstance(event, Frame) else event
+        if self._ended:
+            self._ended = False
+            return PeerClosed()
+        return NEED_DATA
+
+    @property
+    def received_at(self) -> float:
+        """
+        When the last bytes were received, in seconds since the epoch.
+        """
+        return self._received_at
 
     @property
     def buffered(self) -> int:
@@ -239,7 +258,7 @@ class Session:
         try:
             parsed = self.protocol.parse(frame.data, self.inbound, session=self)
             try:
-                self._move(parsed.message, RemoteProtocolError)
+                self.phase = self._next_phase(parsed.message, RemoteProtocolError)
             except RemoteProtocolError as error:
                 error.header = parsed.header
                 raise
@@ -281,14 +300,12 @@ class Session:
         if self.closed:
             raise SessionClosedError(f"the session with {self.peer} is closed")
         protocol = self.protocol
-        if header is None and reply_to is None and self.role is Role.CLIENT:
-            header = self._fresh_header(message)
+        base = reply_to if header is None else header
+        asking = self.role is Role.CLIENT and protocol.correlate is not None
+        fresh = self._fresh_key() if asking and base is None else None
+        header = protocol.header_for(message, self.outbound, base=base, key=fresh)
         phase = self._next_phase(message, LocalProtocolError)
-        frame = protocol.build(
-            message, self.outbound, header=header, reply_to=reply_to, session=self
-        )
-        if self.role is Role.CLIENT and protocol.correlate is not None:
-            self._requests[protocol.key(header, message)] = message
+        frame = protocol.build_under(header, message, session=self)
         if protocol.framing is not None:
             try:
                 if self.stream:
@@ -298,6 +315,8 @@ class Session:
             except ValueError as exc:
                 raise LocalProtocolError(f"{type(message).__name__}: {exc}") from exc
         self.phase = phase
+        if asking:
+            self._remember(protocol.key(header, message), message)
         return frame
 
     def deliver(self, data: bytes) -> None:
@@ -325,22 +344,34 @@ class Session:
         if self.closer is not None:
             self.closer()
 
-    def _fresh_header(self, message: Message) -> Any:
+    def _fresh_key(self) -> int | None:
         width = self.protocol.key_width()
         if width is None:
             return None
-        for _ in range(1 << min(width, 16)):
-            key = self._next_key
-            self._next_key = (key + 1) % (1 << width)
-            if key not in self._requests:
-                break
-        tag = self.protocol.tag_of(type(message), self.outbound)
-        return self.protocol.with_key(None, tag, key)
+        size = 1 << width
+        while len(self._requests) >= min(size, _MOST_REQUESTS):
+            self._forget_oldest()
+        key = self._next_key
+        while key in self._requests:
+            key = (key + 1) % size
+        self._next_key = (key + 1) % size
+        return key
+
+    def _remember(self, key: Hashable, message: Message) -> None:
+        self._requests.pop(key, None)  # its place in the order is the newest
+        self._requests[key] = message
+        if len(self._requests) > _MOST_REQUESTS:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        del self._requests[next(iter(self._requests))]
 
     # The conversation's state ----------------------------------------------
 
     def _next_phase(
-        self, message: Message, violation: type[LocalProtocolError | RemoteProtocolError]
+        self,
+        message: Message,
+        violation: type[LocalProtocolError | RemoteProtocolError],
     ) -> str | None:
         states = self.protocol.states
         if states is None or self.phase is None:
@@ -353,11 +384,22 @@ class Session:
             return self.phase
         legal = ", ".join(c.__name__ for c in moves) or "nothing more"
         raise violation(
-            f"{cls.__name__} is not allowed in state {self.phase!r} "
-            f"(expected: {legal})"
+            f"{cls.__name__} is not allowed in state {self.phase!r} (expected: {legal})"
         )
 
-    def _move(
-        self, message: Message, violation: type[LocalProtocolError | RemoteProtocolError]
-    ) -> None:
-        self.phase = self._next_phase(message, violation)
+
+def _has_parts(state: Any) -> bool:
+    values = (int, float, enum.Enum, type(None))
+    return not isinstance(state, values) and not hasattr(state, "__getitem__")
+
+
+@attrs.frozen
+class _Items:
+    """
+    The attributes of an object as items.
+    """
+
+    holder: Any
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.holder, name)

@@ -49,6 +49,7 @@ class Address:
         """
         known = sorted(STREAMS | DATAGRAMS)
         transport, separator, rest = url.partition("://")
+        transport = transport.lower()
         if not separator:
             raise DeclarationError(
                 f"{url!r} is no URL: expected TRANSPORT://HOST:PORT, with one of "
@@ -63,7 +64,8 @@ class Address:
                 raise DeclarationError(f"{url!r}: expected a path after {transport}://")
             return cls(transport, rest)
         host, colon, port = rest.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        digits = port.isascii() and port.isdigit() and len(port) <= 5
+        if not colon or not digits or int(port) > 65535:
             raise DeclarationError(f"{url!r}: expected HOST:PORT with a port in 0..65535")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]

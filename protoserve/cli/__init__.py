@@ -19,6 +19,7 @@ def main() -> None:
     """
     try:
         from protoserve.cli.commands import app
+        from protoserve.cli.running import run
     except ImportError as exc:
         print(
             f"protoserve: the command line needs {exc.name}; install it with "
@@ -26,4 +27,4 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    app()
+    raise SystemExit(run(app))

@@ -4,17 +4,18 @@ The commands, each a function with typed arguments.
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any
+from math import inf
+from typing import Annotated
 
 import typer
 
 from protoserve.cli.logs import FORMATS, set_up_logging
+from protoserve.cli.running import Command
 from protoserve.cli.targets import CommandError, load
-from protoserve.errors import DeclarationError
 from protoserve.serve import MODES, Runner
 from protoserve.service import Service
 from protoserve.urls import Address
@@ -24,7 +25,7 @@ __all__ = ["app"]
 app = typer.Typer(
     name="protoserve",
     help="FastAPI for binary protocols.",
-    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -36,34 +37,26 @@ def _root() -> None:
     """
 
 
-def _told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """
-    Show what a user can put right as one line, with exit code 2.
-    """
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (CommandError, DeclarationError) as exc:
-            line = " ".join(part.strip() for part in str(exc).splitlines())
-            typer.echo(f"protoserve: {line}", err=True)
-            raise typer.Exit(2) from None
-
-    return wrapper
-
-
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in choices:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}")
+            close = difflib.get_close_matches(value, choices, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise typer.BadParameter(
+                f"{value!r} is not one of {', '.join(choices)}{hint}"
+            )
         return value
 
     return check
 
 
-@app.command()
-@_told
+def _finite(value: float) -> float:
+    if not 0 <= value < inf:
+        raise typer.BadParameter(f"{value} is no number of seconds")
+    return value
+
+
+@app.command(cls=Command)
 def run(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="The service to run.")
@@ -94,7 +87,9 @@ def run(
     drain: Annotated[
         float,
         typer.Option(
-            min=0, metavar="SECONDS", help="How long requests may take after SIGTERM."
+            callback=_finite,
+            metavar="SECONDS",
+            help="How long requests may take after SIGTERM.",
         ),
     ] = 10.0,
     log_format: Annotated[

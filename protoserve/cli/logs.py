@@ -7,9 +7,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
+from typing import Any
 
-__all__ = ["FORMATS", "set_up_logging"]
+__all__ = ["FORMATS", "set_up_logging", "tell"]
+
+logger = logging.getLogger("protoserve")
 
 FORMATS = ("console", "json")
 
@@ -33,7 +37,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 def set_up_logging(style: str, *, verbose: bool = False) -> None:
@@ -55,3 +59,25 @@ def set_up_logging(style: str, *, verbose: bool = False) -> None:
         level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True
     )
     logging.captureWarnings(True)
+    threading.excepthook = _log_lost_exception
+    sys.unraisablehook = _log_lost_exception
+
+
+def _log_lost_exception(lost: Any) -> None:
+    """
+    Log an exception that nobody is left to handle, in place of printing it.
+    """
+    if not isinstance(lost.exc_value, SystemExit):
+        logger.error("an exception was lost", exc_info=lost.exc_value)
+
+
+def tell(text: str) -> None:
+    """
+    Show what a user can put right, as one line.
+    """
+    line = " ".join(part.strip() for part in text.splitlines())
+    handlers = logging.getLogger().handlers
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
+        logger.error("%s", line)
+    else:
+        print(f"protoserve: {line}", file=sys.stderr)

@@ -62,12 +62,16 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as exc:
         missing = exc.name or name
         if name == missing or name.startswith(f"{missing}."):
-            raise CommandError(f"there is no module {missing!r}") from exc
+            hint = ""
+            if name.endswith(".py"):
+                plain = name.removesuffix(".py").replace("/", ".")
+                hint = f"; write {plain}, without .py"
+            raise CommandError(f"there is no module {missing!r}{hint}") from exc
         raise CommandError(f"cannot import {name}: {exc}{_where(exc)}") from exc
     except DeclarationError as exc:
         lines = [line.strip() for line in str(exc).splitlines()]
         raise CommandError(f"{name}: {' '.join(lines)}") from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         text = str(exc).splitlines()[0] if str(exc) else "no details"
         kind = type(exc).__name__
         raise CommandError(f"cannot import {name}: {kind}: {text}{_where(exc)}") from exc

@@ -1,0 +1,66 @@
+"""
+The public face.
+"""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import protoserve
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(protoserve.__path__, "protoserve.")
+    if "__main__" not in module.name
+)
+
+
+def test_face_is_sorted():
+    """The names are listed once each, in order."""
+    assert sorted(set(protoserve.__all__)) == protoserve.__all__
+
+
+def test_face_is_what_modules_export():
+    """What is re-exported is public in the module that it comes from."""
+    for name in protoserve.__all__:
+        value = getattr(protoserve, name)
+        if name == "checksums":
+            continue
+        public = [
+            module
+            for module in MODULES
+            if "." not in module.removeprefix("protoserve.")
+            and name in getattr(importlib.import_module(module), "__all__", ())
+        ]
+        assert public, name
+        for module in public:
+            assert value is getattr(importlib.import_module(module), name)
+
+
+def test_whole_modules():
+    """Of errors and framings, all that is public is on the face."""
+    for module in ("protoserve.errors",):
+        public = set(importlib.import_module(module).__all__)
+        assert set() == public - set(protoserve.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_exports_exist(name):
+    """What a module says it exports is there."""
+    module = importlib.import_module(name)
+    for each in getattr(module, "__all__", ()):
+        assert hasattr(module, each)
+
+
+def test_import_is_light():
+    """Importing protoserve loads nothing that only some programs need."""
+    heavy = ("asyncio", "numpy", "rich", "typer", "click", "uvloop", "hypothesis")
+    program = f"import sys, protoserve; print(*({heavy!r} & sys.modules.keys()))"
+    program = program.replace(repr(heavy), repr(set(heavy)))
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "" == ran.stdout.strip()
