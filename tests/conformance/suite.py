@@ -1,0 +1,164 @@
+"""
+Run one of the interpreter's own test modules in this process.
+
+Started by `run.py` with the interpreter under test, which needs nothing
+installed: protoserve's own package initialisation, which wants attrs and
+construct, is left out by putting an empty package in its place.
+
+::
+
+    python3.12 suite.py stock|ours SOURCE REPORT NAME [RESOURCE ...]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import sys
+import types
+import unittest
+from pathlib import Path
+
+LEFT_OUT = {"MiscTestCase.test_all"}  # compares with names of the one module
+DUMP_AFTER = 240.0
+"""Seconds until every thread's stack is printed and the run is given up."""
+
+
+def install(source: Path) -> None:
+    """
+    Make ``import socketserver`` give `protoserve.server`.
+    """
+    assert "socketserver" not in sys.modules
+    parent = types.ModuleType("protoserve")
+    parent.__path__ = [str(source / "protoserve")]
+    sys.modules["protoserve"] = parent
+    import protoserve.server
+
+    sys.modules["socketserver"] = protoserve.server
+
+
+@contextlib.contextmanager
+def looking_like_a_user():
+    """
+    Load tests within this to get those that are skipped for the superuser.
+
+    Those of CGI scripts are: a server of the superuser's runs scripts as
+    nobody, who may not read them. So no server changes its user from here on.
+    """
+
+    def refuse(user):
+        raise PermissionError(1, "not permitted in these tests")
+
+    truth = os.geteuid
+    if truth() == 0:
+        os.setuid = refuse
+        os.geteuid = lambda: 1000
+    yield
+    os.geteuid = truth
+
+
+def count_servers() -> list[int]:
+    """
+    Count the servers that are made from here on, in the first item.
+    """
+    import socketserver
+
+    count = [0]
+    original = socketserver.BaseServer.__init__
+
+    def init(self, *args, **kwargs):
+        count[0] += 1
+        original(self, *args, **kwargs)
+
+    socketserver.BaseServer.__init__ = init
+    return count
+
+
+class Verdicts(unittest.TestResult):
+    """
+    Keeps one verdict for each test, and why it did not pass.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.verdicts: dict[str, str] = {}
+        self.details: dict[str, str] = {}
+
+    def addSuccess(self, test):
+        self.verdicts.setdefault(test.id(), "passed")
+
+    def addExpectedFailure(self, test, err):
+        self.verdicts.setdefault(test.id(), "passed")
+
+    def addUnexpectedSuccess(self, test):
+        self._tell(test, "failed", "unexpected success")
+
+    def addSkip(self, test, reason):
+        self._tell(test, "skipped", reason)
+
+    def addFailure(self, test, err):
+        self._tell(test, "failed", self._exc_info_to_string(err, test))
+
+    addError = addFailure
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self._tell(test, "failed", self._exc_info_to_string(err, test))
+
+    def _tell(self, test, verdict, detail):
+        self.verdicts[test.id()] = verdict
+        self.details[test.id()] = detail
+
+
+def wanted(suite: unittest.TestSuite) -> unittest.TestSuite:
+    """
+    Return the tests of a suite, nested as they are, without those left out.
+    """
+    kept = unittest.TestSuite()
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            kept.addTest(wanted(test))
+        elif not test.id().endswith(tuple(LEFT_OUT)):
+            kept.addTest(test)
+    return kept
+
+
+def main() -> None:
+    """
+    Run the tests of one name, and write the report.
+    """
+    kind, source, report, name, *resources = sys.argv[1:]
+    faulthandler.dump_traceback_later(DUMP_AFTER, exit=True)
+    if kind == "ours":
+        install(Path(source))
+    from test import support
+
+    support.use_resources = resources
+    servers = count_servers()
+    loader = unittest.TestLoader()
+    verdicts = Verdicts()
+    try:
+        with looking_like_a_user():
+            suite = loader.loadTestsFromName(name)
+    except unittest.SkipTest as reason:
+        verdicts.details[name] = str(reason)
+    else:
+        wanted(suite).run(verdicts)
+    import http.server
+
+    Path(report).write_text(
+        json.dumps(
+            {
+                "served_by": http.server.HTTPServer.__mro__[1].__module__,
+                "servers": servers[0],
+                "verdicts": verdicts.verdicts,
+                "details": verdicts.details,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
