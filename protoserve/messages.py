@@ -11,6 +11,7 @@ combinators. What can be known to be wrong is refused when the class is defined.
 from __future__ import annotations
 
 import enum as enums
+import functools
 import keyword
 import typing
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from protoserve.codec.computed import (
 )
 from protoserve.codec.enums import EnumField
 from protoserve.codec.fault import Fault
-from protoserve.codec.record import Field, Record
+from protoserve.codec.record import Field, Record, slot_name
 from protoserve.errors import DeclarationError
 from protoserve.types import BytesLike
 
@@ -268,7 +269,7 @@ class MessageType(type):
                 kw_only=kw_only,
                 weakref_slot=False,
                 auto_attribs=True,
-                field_transformer=_check_fields,
+                field_transformer=functools.partial(_check_fields, named=kw_only),
             )
         except (attrs.exceptions.UnannotatedAttributeError, ValueError) as exc:
             raise DeclarationError(f"{name}: {exc}") from exc
@@ -282,6 +283,7 @@ class MessageType(type):
         if "__bytes__" not in namespace:
             defined.__bytes__ = _first_bytes
         defined._record.check()
+        _compute_when_read(defined)
         _check_response(defined)
         made: MessageType = defined
         return made
@@ -292,6 +294,30 @@ class MessageType(type):
         The message's Construct form, for use inside Construct's combinators.
         """
         return cls._record
+
+
+def _compute_when_read(cls: Any) -> None:
+    """
+    Let fields that follow from others be read before they were ever filled in.
+
+    Their slots stay, under the names that generated code stores to (see
+    `protoserve.codec.record.slot_name`); the fields' own names become properties.
+    """
+    for field in cls._record.fields:
+        slot = cls.__dict__.get(field.name)
+        if field.computed is not None and slot is not None:
+            setattr(cls, slot_name(field.name), slot)
+            setattr(cls, field.name, _computed_property(slot, field))
+
+
+def _computed_property(slot: Any, field: Field) -> property:
+    def read(self: Message) -> Any:
+        try:
+            return slot.__get__(self)
+        except AttributeError:
+            return _compute(self, field)
+
+    return property(read, slot.__set__)
 
 
 def _first_parse(cls: Any, data: BytesLike) -> Any:
@@ -340,15 +366,20 @@ def _is_class_variable(namespace: dict[str, Any], name: str) -> bool:
     return "ClassVar" in str(annotation)
 
 
-def _check_fields(cls: type, fields: list[Any]) -> list[Any]:
+def _check_fields(cls: type, fields: list[Any], *, named: bool) -> list[Any]:
     """
     Check each field by itself, on behalf of attrs.
+
+    Args:
+        cls: the message class.
+        fields: its attrs fields.
+        named: whether the constructor takes names only.
     """
     optional = None
     for field in fields:
         given = field.metadata.get(_WIRE)
         where = f"{cls.__name__}.{field.name}"
-        if field.init and not field.kw_only:
+        if field.init and not field.kw_only and not named:
             if field.default is not attrs.NOTHING:
                 optional = field.name
             elif optional is not None:
@@ -609,15 +640,7 @@ class Message(metaclass=MessageType):
         return MessageType(name, (cls,), namespace, bits=bits)  # type: ignore[return-value]
 
     if not TYPE_CHECKING:
-        # Hidden from type checkers, which would take any name for a field.
-
-        def __getattr__(self, name: str) -> Any:
-            for field in type(self)._record.fields:
-                if field.name == name and field.computed is not None:
-                    return _compute(self, field)
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}"
-            )
+        # Hidden from type checkers: it is for Construct's expressions.
 
         def __getitem__(self, name: str) -> Any:
             # Construct's expressions (this.other.name) look names up like this.

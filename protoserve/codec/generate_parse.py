@@ -13,12 +13,14 @@ and the caller lets the interpreted form find out (see `protoserve.codec.compile
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import io
 import struct
 from typing import Any
 
 import attrs
-from construct import core
+from construct import core, expr
 
 from protoserve.codec.caps import Caps
 from protoserve.codec.computed import (
@@ -29,6 +31,7 @@ from protoserve.codec.computed import (
     LengthOf,
 )
 from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable, translate
+from protoserve.codec.enums import EnumField
 from protoserve.codec.guard import guard
 from protoserve.codec.plan import (
     BitPart,
@@ -53,7 +56,7 @@ from protoserve.codec.plan import (
     VarNumber,
     Window,
 )
-from protoserve.codec.record import Record, enclosing_context
+from protoserve.codec.record import Record, enclosing_context, slot_name
 
 __all__ = [
     "Mismatch",
@@ -160,6 +163,8 @@ class ParseWriter:
         self.contexts: dict[int, str] = {}
         self.outer_context = "root"
         self.uses_context = False
+        self.raw: dict[str, str] = {}
+        """The variables that hold enum members' numbers."""
         self.index: str | None = None
         """The variable that counts the elements of the innermost loop."""
 
@@ -322,9 +327,13 @@ class ParseWriter:
         count, pos = self.out.name("n"), self.out.name("p")
         self.out.line(f"{count} = {size}")
         self.out.line(f"{pos} = {self.place()} + {count}")
-        self.fail_if(f"{count} < 0 or {pos} > {self.end}")
+        self._fail_outside(count, pos, unsigned(node.size, scope))
         self.out.line(f"{target} = buf[{self.place()}:{pos}]")
         self.move_to(pos)
+
+    def _fail_outside(self, count: str, stop: str, is_unsigned: bool) -> None:
+        sign = "" if is_unsigned else f"{count} < 0 or "
+        self.fail_if(f"{sign}{stop} > {self.end}")
 
     def _emit_padding(self, node: Padding, target: str, _scope: Scope) -> None:
         if node.size:
@@ -366,10 +375,21 @@ class ParseWriter:
         local = self.out.name("v")
         self.emit(node.inner, local, scope)
         self.after(f"{target} = {self._lookup(node, local)}")
+        if isinstance(node.source, EnumField) and isinstance(node.inner, Number):
+            self.raw[target] = local
 
-    def _lookup(self, node: Mapped, source: str) -> str:
-        table = self.out.constant(_Lookup(node), "table")
-        return f"{table}[{source}]"
+    def _lookup(self, node: Mapped, source: str, width: int | None = None) -> str:
+        """
+        Write what a number stands for, by a table for numbers of few bits.
+        """
+        inner = node.inner
+        if isinstance(inner, Number) and inner.code == "B":
+            width = 8
+        table: Any = _Lookup(node)
+        if node.missing is not None and width is not None and width <= 8:
+            with contextlib.suppress(Exception):  # some numbers are malformed
+                table = tuple(table[number] for number in range(1 << width))
+        return f"{self.out.constant(table, 'table')}[{source}]"
 
     def _emit_bits(self, node: Bits, target: str, _scope: Scope) -> None:
         word = self.out.name("w")
@@ -378,19 +398,22 @@ class ParseWriter:
         for part in node.parts:
             if part.name is None or part.hidden:
                 continue
-            values[part.name] = self._part(part, word)
+            values[part.name] = self._part(part, word, 8 * node.size)
         if node.container:
             pairs = "".join(f"({k!r}, {v}), " for k, v in values.items())
             self.after(f"{target} = Container(({pairs}))")
             return
-        for name, source in values.items():
-            self.after(f"{self._field(target, name)} = {source}")
+        for part in node.parts:
+            if part.name in values:
+                self.after(f"{self._field(target, part)} = {values[part.name]}")
 
-    def _field(self, target: str, name: str) -> str:
+    def _field(self, target: str, part: BitPart) -> str:
         """
         Write where a bit run's field goes; `target` has a hole for its name.
         """
-        return target.replace("\0", name)
+        assert part.name is not None
+        attribute = part.computed is not None and "." in target
+        return target.replace("\0", slot_name(part.name) if attribute else part.name)
 
     def _take_word(self, size: int, word: str) -> None:
         code = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size)
@@ -401,17 +424,19 @@ class ParseWriter:
         self.take(">", f"{size}s", size, raw)
         self.after(f"{word} = from_bytes({raw}, 'big')")
 
-    def _part(self, part: BitPart, word: str) -> str:
+    def _part(self, part: BitPart, word: str, bits: int) -> str:
         mask = (1 << part.width) - 1
         if part.flag:
             return f"({word} & {1 << part.shift}) != 0"
         shifted = f"{word} >> {part.shift}" if part.shift else word
-        value = f"{shifted} & {mask}" if part.shift else f"{word} & {mask}"
+        topmost = part.shift + part.width == bits
+        value = shifted if topmost else f"{shifted} & {mask}"
         if part.signed:
             sign = 1 << part.width - 1
             value = f"(({value}) ^ {sign}) - {sign}"
         if part.mapped is not None:
-            value = self._lookup(part.mapped, value)
+            width = None if part.signed else part.width
+            value = self._lookup(part.mapped, value, width)
         return value
 
     def _emit_derived(self, node: Derived, target: str, scope: Scope) -> None:
@@ -440,10 +465,11 @@ class ParseWriter:
     def _emit_chosen(self, node: Chosen, target: str, scope: Scope) -> None:
         self.flush()
         key, pos = self.out.name("k"), self.out.name("p")
-        self.out.line(f"{key} = {translate(node.key, scope)}")
+        source, cases = self._wire_key(node, scope)
+        self.out.line(f"{key} = {source}")
         before = self.var, self.off
         word = "if"
-        for value, branch in node.cases:
+        for value, branch in cases:
             test = key if node.truth else f"{key} == {self.out.literal(value)}"
             self.out.line(f"{word} {test}:")
             self._branch(branch, target, scope, pos)
@@ -452,6 +478,21 @@ class ParseWriter:
         self.out.line("else:")
         self._branch(node.default, target, scope, pos)
         self.move_to(pos)
+
+    def _wire_key(
+        self, node: Chosen, scope: Scope
+    ) -> tuple[str, list[tuple[Any, Node | None]]]:
+        """
+        Write a choice's key; for enum members, compare the numbers on the wire.
+        """
+        cases = list(node.cases)
+        if isinstance(node.key, expr.Path) and not node.truth:
+            with contextlib.suppress(Exception):
+                symbol = node.key(scope)
+                raw = self.raw[symbol.source]
+                if all(isinstance(value, enum.IntEnum) for value, _ in cases):
+                    return raw, [(int(value), branch) for value, branch in cases]
+        return translate(node.key, scope), cases
 
     def _branch(self, node: Node | None, target: str, scope: Scope, pos: str) -> None:
         self.out.depth += 1
@@ -487,7 +528,9 @@ class ParseWriter:
             self.out.line(f"{count} = {translate(node.size, scope)}")
         stop = self.out.name("e")
         self.out.line(f"{stop} = {self.place()} + {count}")
-        self.fail_if(f"{count} < 0 or {stop} > {self.end}")
+        prefix = node.prefix
+        plain = isinstance(prefix, Number) and not prefix.signed and not node.inclusive
+        self._fail_outside(count, stop, plain or unsigned(node.size, scope))
         if isinstance(node.inner, Raw) and node.inner.size is None:
             self.out.line(f"{target} = buf[{self.place()}:{stop}]")
             self.move_to(stop)
@@ -529,12 +572,12 @@ class ParseWriter:
             self.out.line(f"{count} = {translate(node.count, scope)}")
         run = element_run(element)
         if run is not None:
-            self._repeat_fixed(node, run, count, target)
+            self._repeat_fixed(node, run, count, target, scope)
             return
         self._repeat_general(element, count, target, scope)
 
     def _repeat_fixed(
-        self, node: Repeated, size: int, count: str | None, target: str
+        self, node: Repeated, size: int, count: str | None, target: str, scope: Scope
     ) -> None:
         """
         Write an array of elements that are all of one fixed size.
@@ -548,7 +591,9 @@ class ParseWriter:
             self.out.line(f"{stop} = {self.end}")
         else:
             self.out.line(f"{stop} = {start} + {count} * {size}")
-            self.fail_if(f"{count} < 0 or {stop} > {self.end}")
+            counter = node.counter
+            plain = isinstance(counter, Number) and not counter.signed
+            self._fail_outside(count, stop, plain or unsigned(node.count, scope))
         self._count_elements(count)
         if isinstance(element, Number) and element.code:
             structs = self.out.constant(Structs(element.order, element.code), "many")
@@ -681,7 +726,8 @@ class ParseWriter:
     def _target(self, item: Item, obj: str, style: str, names: dict[str, str]) -> str:
         assert item.name is not None
         if style == "plain":
-            return f"{obj}.{item.name}"
+            name = item.name if item.computed is None else slot_name(item.name)
+            return f"{obj}.{name}"
         local = self.out.name("v")
         names[item.name] = local
         return local
@@ -702,7 +748,7 @@ class ParseWriter:
         for part in node.parts:
             if part.name is None or part.hidden:
                 continue
-            place = self._field(hole, part.name)
+            place = self._field(hole, part)
             if style != "plain":
                 names[part.name] = place
             places[part.name] = (start, self.here())
@@ -847,6 +893,24 @@ class _Lookup(dict[Any, Any]):
         if len(self) < 4096:
             self[value] = made
         return made
+
+
+def unsigned(size: Any, scope: Scope) -> bool:
+    """
+    Whether a size is a field that cannot be negative.
+    """
+    if not isinstance(size, expr.Path):
+        return isinstance(size, int) and size >= 0
+    try:
+        symbol = size(scope)
+    except Exception:
+        return False
+    node = symbol.node if isinstance(symbol, Symbol) else None
+    if isinstance(node, VarNumber):
+        return not node.zigzag
+    return (
+        isinstance(node, Number) and not node.signed and node.code not in tuple("efd")
+    )
 
 
 def element_run(node: Node) -> int | None:

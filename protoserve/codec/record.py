@@ -46,6 +46,7 @@ __all__ = [
     "parse_members",
     "place_members",
     "root_context",
+    "slot_name",
 ]
 
 Spans = dict[str, tuple[int, int]]
@@ -63,6 +64,15 @@ class Field:
     computed: Computed | None = None
     hidden: bool = False
     """Padding and the like: on the wire, but no attribute."""
+
+
+def slot_name(name: str) -> str:
+    """
+    Name the slot that holds a computed field once it has been parsed.
+
+    The field's own name is a property, which works the value out where it was not.
+    """
+    return f"_slot_{name}"
 
 
 @attrs.frozen

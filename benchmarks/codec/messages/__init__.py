@@ -1,0 +1,3 @@
+"""
+The messages: each declared with protoserve, written by hand, and told to Construct.
+"""
