@@ -177,6 +177,12 @@ class Crc(Checksum):
         number: int = _engine(self)(data)
         return number
 
+    def engine(self) -> Callable[[bytes], int]:
+        """
+        Give the function that does the work, for callers that are in a hurry.
+        """
+        return _engine(self)
+
 
 @attrs.frozen(repr=False)
 class _Sum(Checksum):
@@ -233,6 +239,8 @@ def _zlib_engine(init: int, refin: bool, refout: bool, xorout: int) -> _Engine:
     start = _reverse(init, 32) ^ ones
     final = xorout ^ ones if refout else ones
     crc32 = zlib.crc32
+    if refin and refout and not start and not final:
+        return crc32
 
     def low(data: bytes) -> int:
         return crc32(data, start) ^ final

@@ -105,7 +105,9 @@ class Limits:
         fields = attrs.fields_dict(Limits)
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1, 0.4)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(fields)}"
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(fields)}"
+            )
             raise DeclarationError(f"there is no limit {name!r}; {hint}")
         kind = fields[name].metadata["kind"]
         if not equals:

@@ -204,7 +204,7 @@ def wire(
         default=attrs.NOTHING if value is not None else default,
         validator=validator,
         converter=converter,
-        kw_only=kw_only,
+        kw_only=kw_only or None,  # None: as the class says
         init=init and value is None,
         eq=compared,
         repr=value is None and init,

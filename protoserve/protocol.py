@@ -21,7 +21,7 @@ import itertools
 import operator
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 import construct as constructs
@@ -31,7 +31,6 @@ from protoserve.codec.computed import FRAME_PARTS
 from protoserve.codec.explain import guess
 from protoserve.codec.fault import Fault
 from protoserve.codec.frame import FrameCodec
-from protoserve.codec.generate_frame import frame_builder, frame_parser
 from protoserve.codec.record import Field, Record
 from protoserve.errors import (
     DeclarationError,
@@ -60,9 +59,10 @@ class Direction(enum.Enum):
     RESPONSE = "response"
     """From the server to the client."""
 
+    __hash__ = object.__hash__  # Enum's own is looked up and run in Python
 
-@attrs.frozen
-class Parsed:
+
+class Parsed(NamedTuple):
     """
     What one frame held.
     """
@@ -70,6 +70,18 @@ class Parsed:
     header: Any
     """The header, or `None` for a protocol without one."""
     message: Any
+    trailer: Any
+
+
+class _Sender(NamedTuple):
+    """
+    What builds one message class's frames in one direction.
+    """
+
+    build: Any
+    """Takes header, message and trailer; the tag is written in."""
+    template: Any
+    """The header of a message that is no reply, or `None`: it is made each time."""
     trailer: Any
 
 
@@ -130,6 +142,9 @@ class Protocol:
     _inverted: dict[Any, dict[str, int]] = attrs.field(init=False, factory=dict)
     _parsers: dict[Direction, Any] = attrs.field(init=False, factory=dict)
     _builders: dict[type[Message], Any] = attrs.field(init=False, factory=dict)
+    _senders: dict[Direction, dict[type[Message], _Sender]] = attrs.field(
+        init=False, factory=dict
+    )
 
     def __attrs_post_init__(self) -> None:
         put = object.__setattr__  # the value is frozen for everyone else
@@ -198,6 +213,19 @@ class Protocol:
             MalformedMessageError: the bytes are not such a frame.
             UnknownMessageError: the tag is not in the table.
         """
+        try:
+            return self._parsers[direction](frame, session)  # type: ignore[no-any-return]
+        except Exception:
+            # What it does not know, and what is wrong, the interpreted form finds out.
+            return self._parse_slowly(frame, direction, session)
+
+    def _parse_slowly(
+        self, frame: BytesLike, direction: Direction, session: Any
+    ) -> Parsed:
+        if direction not in self._parsers:
+            self._parsers[direction] = made = self._made_parser(direction)
+            with contextlib.suppress(Exception):
+                return made(frame, session)  # type: ignore[no-any-return]
         table = self._tables[direction]
 
         def choose(header: Any) -> tuple[Record, Caps]:
@@ -209,29 +237,21 @@ class Protocol:
                 raise UnknownMessageError(self.name, tag, known, looks)
             return cls._record, cls._caps
 
-        parse = self._parser(direction)
-        if parse is not None:
-            try:
-                return Parsed(*parse(frame, session))
-            except Exception:  # noqa: S110 - the interpreted form explains, or knows better
-                pass
         return Parsed(*self._codec.parse(frame, choose, session))
 
-    def _parser(self, direction: Direction) -> Any:
+    def _made_parser(self, direction: Direction) -> Any:
         """
-        Give the generated function for one direction, made at first use.
+        Make the generated function for one direction.
         """
-        if direction not in self._parsers:
-            table = self._tables[direction]
+        from protoserve.codec.generate_frame import frame_parser
 
-            def find(tag: Any) -> tuple[Record, Caps] | None:
-                cls = table.get(_plain(tag))
-                return None if cls is None else (cls._record, cls._caps)
+        table = self._tables[direction]
 
-            most = Caps().size
-            made = frame_parser(self._codec, self.tag, find, most)
-            self._parsers[direction] = made
-        return self._parsers[direction]
+        def find(tag: Any) -> tuple[Record, Caps] | None:
+            cls = table.get(_plain(tag))
+            return None if cls is None else (cls._record, cls._caps)
+
+        return frame_parser(self._codec, self.tag, find, Caps().size, Parsed)
 
     def build(
         self,
@@ -258,11 +278,57 @@ class Protocol:
             InvalidMessageError: a value does not fit its format.
         """
         base = reply_to if header is None else header
+        try:
+            sender = self._senders[direction][type(message)]
+            if base is None:
+                base = sender.template
+            if type(base) is self.header or base is None is self.header:
+                return sender.build(base, message, sender.trailer)  # type: ignore[no-any-return]
+        except Exception:  # noqa: S110 - the longer way explains, or knows better
+            pass
+        return self._build_slowly(message, direction, base, session)
+
+    def _build_slowly(
+        self, message: Message, direction: Direction, base: Any, session: Any
+    ) -> bytes:
+        cls = type(message)
+        senders = self._senders.setdefault(direction, {})
+        if cls not in senders and cls in self._tags[direction]:
+            senders[cls] = self._made_sender(cls, direction)
         header = self.header_for(message, direction, base=base)
         return self.build_under(header, message, session=session)
 
+    def _made_sender(self, cls: type[Message], direction: Direction) -> _Sender:
+        """
+        Make what builds one class's frames at once, where the tag is a constant.
+
+        Otherwise the sender has no function, and each frame goes the longer way.
+        """
+        from protoserve.codec.generate_frame import frame_builder
+
+        tag = self._tags[direction][cls]
+        literals = None
+        if self.tag is None:
+            literals = {}
+        elif isinstance(self.tag, str) and "." not in self.tag and type(tag) is int:
+            literals = {self.tag: tag}
+        if literals is None:
+            return _Sender(None, None, None)
+        template = None
+        if self.header is not None and not _has_factories(self.header):
+            with contextlib.suppress(InvalidMessageError, TypeError):
+                template = self._tagged(None, tag)
+        trailer = None if self.trailer is None else self.trailer()
+        build = frame_builder(self._codec, cls._record, literals)
+        return _Sender(build, template, trailer)
+
     def header_for(
-        self, message: Message, direction: Direction, *, base: Any = None, key: Any = None
+        self,
+        message: Message,
+        direction: Direction,
+        *,
+        base: Any = None,
+        key: Any = None,
     ) -> Any:
         """
         Make the header that a message is sent under.
@@ -309,13 +375,13 @@ class Protocol:
         cls = type(message)
         record = cls._record
         if cls not in self._builders:
-            self._builders[cls] = frame_builder(self._codec, record)
+            from protoserve.codec.generate_frame import frame_builder
+
+            self._builders[cls] = frame_builder(self._codec, record, {})
         build = self._builders[cls]
         if build is not None:
-            try:
-                return bytes(build(header, message, trailer, session))
-            except Exception:  # noqa: S110 - the interpreted form explains, or knows better
-                pass
+            with contextlib.suppress(Exception):  # the interpreted form explains
+                return bytes(build(header, message, trailer))
         return self._codec.build(header, record, message, trailer, session)
 
     def key_width(self) -> int | None:
@@ -367,6 +433,13 @@ class Protocol:
             f"a value of {', '.join(fields) or 'some field'} whose tag is {tag!r}",
             "none",
         )
+
+
+def _has_factories(cls: Any) -> bool:
+    """
+    Whether a default is made anew for each message.
+    """
+    return any(isinstance(a.default, attrs.Factory) for a in attrs.fields(cls))  # type: ignore[arg-type]
 
 
 def _record(cls: type[Message] | None) -> Record | None:
@@ -452,12 +525,14 @@ def _check_parts(protocol: Protocol) -> None:
                     f"{protocol.name}: the {option}'s field {reserved!r} would hide "
                     f"the {reserved} that fields refer to; choose another name"
                 )
-    if protocol.header is not None:
-        if protocol.header._record.greedy_tail() is not None:
-            raise DeclarationError(
-                f"{protocol.name}: the header {protocol.header.__name__} takes all "
-                "bytes to the end of the frame, so no message could follow it"
-            )
+    if (
+        protocol.header is not None
+        and protocol.header._record.greedy_tail() is not None
+    ):
+        raise DeclarationError(
+            f"{protocol.name}: the header {protocol.header.__name__} takes all "
+            "bytes to the end of the frame, so no message could follow it"
+        )
     if protocol.trailer is not None:
         _check_trailer(protocol)
     for paths in (protocol.tag, protocol.correlate):
@@ -574,8 +649,9 @@ def _wire_tag(protocol: Protocol, tag: Any) -> Any:
     """
     if isinstance(protocol.tag, tuple) and isinstance(tag, tuple):
         pairs = zip(protocol.tag, tag, strict=False)
-        return tuple(_wire_number(protocol, path, part) for path, part in pairs) + (
-            tag[len(protocol.tag) :]
+        return (
+            tuple(_wire_number(protocol, path, part) for path, part in pairs)
+            + (tag[len(protocol.tag) :])
         )
     if isinstance(protocol.tag, str):
         return _wire_number(protocol, protocol.tag, tag)
@@ -884,7 +960,9 @@ def _nearby(
     for name, number in itertools.product(fields, numbers):
         yield from _flipped({**fields, name: number}, places, 2)
     for order in itertools.permutations(numbers, min(len(fields), len(numbers))):
-        yield from _flipped({**fields, **dict(zip(fields, order, strict=False))}, places, 1)
+        yield from _flipped(
+            {**fields, **dict(zip(fields, order, strict=False))}, places, 1
+        )
 
 
 def _flipped(

@@ -279,7 +279,9 @@ class _Compiler:
                 answered += _members(hint)
         method = getattr(self.handler, name)
         plain = inspect.unwrap(function)
-        is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+        is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(
+            plain
+        )
         compiled = Route(name, is_async, _invoker(method, sources, by_name))
         self._check_answers(function, hints.get("return"), answered)
         self._file(function, compiled, hook, details, answered)

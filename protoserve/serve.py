@@ -50,6 +50,7 @@ MODES = ("threads", "fork", "single")
 """How stream connections are handled."""
 
 _BACKLOG = 1024
+_LOOK_AGAIN = 0.2
 _LAST_WORDS = 0.2
 """Seconds for handlers to notice that their connection was ended."""
 _LARGEST_DATAGRAM = 65_535
@@ -212,28 +213,33 @@ class Runner:
         # No lock is taken: a signal handler may interrupt whoever holds it.
         self._stopping = True
         self._waker.wake()
-        if self.mode != "fork":
+        if not self._forks:
             return
         if os.getpid() != self._owner and not self._children:
             # A child that handles one request: it ends when it has answered.
             self.service.drain()
         for server in self._servers:
             server.shutdown()  # in the thread that serves, it does not wait
-        self._signal_children(signal.SIGTERM)
 
     def serve(self) -> None:
         """
         Serve until `stop`, then drain.
         """
-        if self.mode == "fork":
+        if self._forks:
             self._serve_by_forking()
         else:
             self._serve_by_threads()
 
+    @property
+    def _forks(self) -> bool:
+        return self.mode == "fork" and any(a.is_stream for a in self.addresses)
+
     def _await_stop(self) -> None:
+        # A signal that comes between two lines of Python and a system call does not
+        # interrupt that, and its handler runs only afterwards.
         waiter = Waiter(self._waker)
         while not self._stopping:
-            waiter.wait((), None)
+            waiter.wait((), _LOOK_AGAIN)
 
     # In threads ------------------------------------------------------------
 
@@ -299,7 +305,6 @@ class Runner:
         for server in self._servers:
             server.socket.close()
         self._await_stop()
-        self._signal_children(signal.SIGTERM)  # those too that were made meanwhile
         self._reap(time.monotonic() + self.drain + 1)
 
     def _become_worker(self, server: BaseServer) -> None:
@@ -319,7 +324,6 @@ class Runner:
         server.socket.close()
         children = set(getattr(server, "active_children", None) or ())
         self._children = list(children)
-        self._signal_children(signal.SIGTERM)
         self._reap(deadline)
         server.server_close()
 
@@ -330,10 +334,18 @@ class Runner:
 
     def _reap(self, deadline: float) -> None:
         """
-        Wait for the children, and end those that are not done in time.
+        Ask the children to stop, wait, and end those that are not done in time.
+
+        They are asked again and again: the interpreter of a child that was forked
+        just now forgets the signals that came before it was ready.
         """
+        ask_again_at = 0.0
 
         def gone() -> bool:
+            nonlocal ask_again_at
+            if time.monotonic() >= ask_again_at:
+                ask_again_at = time.monotonic() + _LOOK_AGAIN
+                self._signal_children(signal.SIGTERM)
             for pid in list(self._children):
                 with contextlib.suppress(ChildProcessError):
                     if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -360,9 +372,13 @@ def _finish_queue(server: Any, deadline: float) -> None:
     for _ in range(_BACKLOG):
         children = getattr(server, "active_children", None) or ()
         full = len(children) >= server.max_children
-        if full or time.monotonic() >= deadline or not waiter.wait([server.fileno()], 0):
+        if (
+            full
+            or time.monotonic() >= deadline
+            or not waiter.wait([server.fileno()], 0)
+        ):
             return
-        server._handle_request_noblock()  # noqa: SLF001 - the classic contract's name
+        server._handle_request_noblock()
 
 
 def _wait_until(condition: Callable[[], bool], deadline: float) -> bool:

@@ -57,7 +57,9 @@ class Address:
             )
         if transport not in known:
             close = difflib.get_close_matches(transport, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            )
             raise DeclarationError(f"{url!r}: unknown transport {transport!r}; {hint}")
         if transport.startswith("unix"):
             if not rest:
@@ -66,11 +68,15 @@ class Address:
         host, colon, port = rest.rpartition(":")
         digits = port.isascii() and port.isdigit() and len(port) <= 5
         if not colon or not digits or int(port) > 65535:
-            raise DeclarationError(f"{url!r}: expected HOST:PORT with a port in 0..65535")
+            raise DeclarationError(
+                f"{url!r}: expected HOST:PORT with a port in 0..65535"
+            )
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise DeclarationError(f"{url!r}: put an IPv6 address in brackets, [{host}]")
+            raise DeclarationError(
+                f"{url!r}: put an IPv6 address in brackets, [{host}]"
+            )
         return cls(transport, host, int(port))
 
     @classmethod

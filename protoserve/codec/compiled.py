@@ -6,22 +6,23 @@ costs nothing while nothing is raised; whatever is, the interpreted form takes o
 either to explain what is wrong or to do what generated code does not know. So
 generated code may give up freely, but must never give another value.
 
-The source can be read: tracebacks show it, and `source_of` returns it.
+The source can be read: tracebacks show it, and `source_of` returns it. The
+generators are imported when the first function is made.
 """
 
 from __future__ import annotations
 
 import linecache
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protoserve.codec import boundary
 from protoserve.codec.caps import Caps, Usage
-from protoserve.codec.emit import Scope, Untranslatable
-from protoserve.codec.generate_build import BuildWriter, build_globals
-from protoserve.codec.generate_parse import ParseWriter, parse_globals
-from protoserve.codec.plan import Group, plan_of
 from protoserve.codec.record import Record, root_context
+
+if TYPE_CHECKING:
+    from protoserve.codec.generate_build import BuildWriter
+    from protoserve.codec.generate_parse import ParseWriter
 
 __all__ = ["builder_of", "compile_function", "parser_of", "source_of"]
 
@@ -33,6 +34,9 @@ def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
 
     def interpreted(data: Any) -> Any:
         return boundary.parse_message(record, data, caps)
+
+    from protoserve.codec.emit import Untranslatable
+    from protoserve.codec.generate_parse import ParseWriter, parse_globals
 
     try:
         writer = ParseWriter(caps)
@@ -49,6 +53,9 @@ def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
 
 
 def _parse_source(record: Record, writer: ParseWriter) -> str:
+    from protoserve.codec.emit import Scope, Untranslatable
+    from protoserve.codec.plan import Group, plan_of
+
     plan = plan_of(record)
     if not isinstance(plan, Group):
         raise Untranslatable
@@ -84,6 +91,9 @@ def builder_of(record: Record) -> Callable[[Any], bytes]:
     def interpreted(message: Any) -> bytes:
         return boundary.build_message(record, message)
 
+    from protoserve.codec.emit import Untranslatable
+    from protoserve.codec.generate_build import BuildWriter, build_globals
+
     try:
         writer = BuildWriter()
         body = _build_source(record, writer)
@@ -99,6 +109,9 @@ def builder_of(record: Record) -> Callable[[Any], bytes]:
 
 
 def _build_source(record: Record, writer: BuildWriter) -> str:
+    from protoserve.codec.emit import Scope, Untranslatable
+    from protoserve.codec.plan import Group, plan_of
+
     plan = plan_of(record)
     if not isinstance(plan, Group):
         raise Untranslatable

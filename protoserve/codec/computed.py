@@ -95,6 +95,15 @@ class ChecksumOf(Computed):
 
     using: ChecksumFunction
 
+    @property
+    def function(self) -> ChecksumFunction:
+        """
+        The function itself, where `using` only wraps one.
+        """
+        engine = getattr(self.using, "engine", None)
+        found: ChecksumFunction = self.using if engine is None else engine()
+        return found
+
     def __str__(self) -> str:
         name = getattr(self.using, "__name__", repr(self.using))
         return f"{name} over {super().__str__()}"

@@ -112,6 +112,8 @@ class BuildWriter:
         self.pieces: list[Piece] = []
         self.contexts: dict[int, str] = {}
         self.uses_context = False
+        self.literals: dict[str, int] = {}
+        """Fields whose number on the wire is given, whatever the message says."""
         self.index: str | None = None
         """The variable that counts the elements of the innermost loop."""
 
@@ -539,6 +541,11 @@ class BuildWriter:
                     return
                 raise Untranslatable
             value = locals_[item.name]
+        if item.name in self.literals:
+            number = item.node.inner if isinstance(item.node, Mapped) else item.node
+            if isinstance(number, Number) and item.computed is None:
+                self.emit(number, repr(self.literals.pop(item.name)), scope)
+                return
         raw = next(f.construct for f in record.fields if f.name == item.name)
         self._emit_or_leave(item.node, value, scope, raw)
 
@@ -600,7 +607,6 @@ class BuildWriter:
         """
         Write checksums, once the lengths are known.
         """
-
         waiting = []
         for entry in checksums:
             rule = entry[1]
@@ -611,7 +617,7 @@ class BuildWriter:
         for name, rule, local in inner_first(waiting):
             start, stop = spans[rule.first][0], spans[rule.last][1]
             own = spans[name][0]
-            using = self.out.constant(rule.using, "checksum")
+            using = self.out.constant(rule.function, "checksum")
             pieces = [*self.pieces[start:stop]]
             if start <= own < stop:
                 pieces[own - start] = attrs.evolve(pieces[own - start], source="0")

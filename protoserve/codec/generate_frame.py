@@ -10,7 +10,8 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from protoserve.codec.caps import Caps, Usage
@@ -73,42 +74,40 @@ class _Bodies(dict[Any, Callable[..., Any]]):
 
     def __init__(
         self,
-        header: Record | None,
+        codec: FrameCodec,
         find: Callable[[Any], tuple[Record, Caps] | None],
     ) -> None:
         super().__init__()
-        self.header = header
+        self.codec = codec
         self.find = find
 
     def __missing__(self, tag: Any) -> Callable[..., Any]:
         found = self.find(tag)
         if found is None:
             raise Mismatch
-        made = _body_parser(self.header, *found)
+        made = _body_parser(self.codec, *found)
         if len(self) < 4096:
             self[tag] = made
         return made
 
 
-def _body_parser(
-    header: Record | None, record: Record, caps: Caps
-) -> Callable[..., Any]:
+def _body_parser(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
     """
     Make the function that parses one kind of body: all of ``buf[pos:end]``.
     """
     writer = ParseWriter(caps)
-    writer.bounded = False
+    writer.bounded = codec.trailer is None
+    header = codec.header
+    start = fixed_size(header)
+    if start is not None:  # positions are constants then
+        writer.var, writer.off = "", start
     writer.out.depth = 1
     scope = _header_scope(None if header is None else _plan(header))
     try:
         writer.emit_message(_plan(record), "o", Scope(scope))
         writer.flush()
     except Untranslatable:
-
-        def refuse(*_: Any) -> Any:
-            raise Mismatch
-
-        return refuse
+        return _give_up
     lines = ["def body(buf, pos, end, h, session):"]
     if writer.counts:
         lines.append("    used = 0")
@@ -130,7 +129,8 @@ def frame_parser(
     tag: str | tuple[str, ...] | Callable[[Any], Any] | None,
     find: Callable[[Any], tuple[Record, Caps] | None],
     most: int,
-) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
+    result: type[Any],
+) -> Callable[[Any, Any], Any]:
     """
     Make the function that parses one direction's frames.
 
@@ -139,25 +139,43 @@ def frame_parser(
         tag: what in the header says which message follows.
         find: gives the record for a tag.
         most: the largest frame, in bytes.
+        result: a named tuple of header, message and trailer.
 
     Returns:
-        A function of frame and session that gives header, message and trailer, or
-        raises anything; `None` if the header has no straight-line form.
+        A function of frame and session that gives the result, or raises anything.
     """
     try:
-        made: Callable[[Any, Any], tuple[Any, Any, Any]]
-        made = _frame_parser(codec, tag, find, most)
+        made: Callable[[Any, Any], Any]
+        made = _frame_parser(codec, tag, find, most, result)
         return made
     except Untranslatable:
+        return _give_up
+
+
+def _give_up(*_: Any) -> Any:
+    raise Mismatch
+
+
+def fixed_size(record: Record | None) -> int | None:
+    """
+    Give the size of a header if it is always the same.
+    """
+    if record is None:
+        return 0
+    try:
+        return int(record.sizeof())
+    except Exception:
         return None
 
 
-def _frame_parser(codec: FrameCodec, tag: Any, find: Any, most: int) -> Any:
+def _frame_parser(
+    codec: FrameCodec, tag: Any, find: Any, most: int, result: type[Any]
+) -> Any:
     writer = ParseWriter(Caps())
     writer.var = ""
     writer.out.depth = 1
     writer.end = "stop"
-    writer.bounded = False
+    writer.bounded = codec.trailer is None
     header = None if codec.header is None else _plan(codec.header)
     trailer = None if codec.trailer is None else _plan(codec.trailer)
     places: dict[str, Any] = {}
@@ -173,7 +191,7 @@ def _frame_parser(codec: FrameCodec, tag: Any, find: Any, most: int) -> Any:
     start = writer.here()
     begin = writer.place()
     if trailer is not None:
-        writer.var, writer.off, writer.end = "stop", 0, "end"
+        writer.var, writer.off, writer.end, writer.bounded = "stop", 0, "end", True
         inner = Scope(scope)
         places.update(writer.emit_message(trailer, "t", inner))
         writer.flush()
@@ -187,12 +205,13 @@ def _frame_parser(codec: FrameCodec, tag: Any, find: Any, most: int) -> Any:
         writer.check_computed(group, places, inner, outer=True)
     if writer.uses_context or writer.counts:
         raise Untranslatable
-    bodies = _Bodies(codec.header, find)
+    bodies = _Bodies(codec, find)
     names: dict[str, Any] = {
         **parse_globals(),
         **writer.out.constants,
         "BODIES": bodies,
         "TAG": tag,
+        "Result": functools.partial(tuple.__new__, result),
     }
     if tag is None:
         source = "None"
@@ -208,30 +227,41 @@ def _frame_parser(codec: FrameCodec, tag: Any, find: Any, most: int) -> Any:
         "    end = len(buf)",
         f"    if end > {most}: raise Mismatch",
         f"    stop = end - {codec.trailer_size}" if trailer else "    stop = end",
-        "    if stop < 0: raise Mismatch",
+        *(["    if stop < 0: raise Mismatch"] if trailer else []),
         *writer.out.lines,
         f"    m = BODIES[{source}](buf, {begin}, stop, h, session)",
-        "    return h, m, t",
+        "    return Result((h, m, t))",
     ]
     return compile_function("parse", "\n".join(lines), names, codec.name)
 
 
-def frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes] | None:
+def frame_builder(
+    codec: FrameCodec, record: Record, literals: Mapping[str, int]
+) -> Callable[..., bytes] | None:
     """
     Make the function that builds the frames of one message class.
 
+    Args:
+        codec: header and trailer.
+        record: the message.
+        literals: header fields that always have the same number on the wire,
+            whatever the header says: the tag.
+
     Returns:
-        A function of header, message, trailer and session that gives the frame, or
-        raises anything; `None` if it has no straight-line form.
+        A function of header, message and trailer that gives the frame, or raises
+        anything; `None` if it has no straight-line form.
     """
     try:
-        return _frame_builder(codec, record)
+        return _frame_builder(codec, record, literals)
     except Untranslatable:
         return None
 
 
-def _frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes]:
+def _frame_builder(
+    codec: FrameCodec, record: Record, literals: Mapping[str, int]
+) -> Callable[..., bytes]:
     writer = BuildWriter()
+    writer.literals = dict(literals)
     writer.out.depth = 1
     header = None if codec.header is None else _plan(codec.header)
     trailer = None if codec.trailer is None else _plan(codec.trailer)
@@ -241,6 +271,8 @@ def _frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes]:
     spans: dict[str, tuple[int, int]] = {}
     if header is not None:
         part = writer.place_message(header, "h", scope)
+        if writer.literals:  # not all of them could be written in
+            raise Untranslatable
         lengths += part.lengths
         checksums += part.checksums
         spans.update(part.spans)
@@ -263,6 +295,6 @@ def _frame_builder(codec: FrameCodec, record: Record) -> Callable[..., bytes]:
     writer.write_lengths(lengths, spans)
     writer.write_checksums(checksums, spans)
     result = writer.joined(writer.pieces)
-    lines = ["def build(h, o, t, session):", *writer.out.lines, f"    return {result}"]
+    lines = ["def build(h, o, t):", *writer.out.lines, f"    return {result}"]
     names = {**build_globals(), **writer.out.constants}
     return compile_function("build", "\n".join(lines), names, record.record_name)

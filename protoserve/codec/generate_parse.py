@@ -820,7 +820,7 @@ class ParseWriter:
             self.fail_if(f"{value}{unit} != {size}{plus}")
             return
         assert isinstance(rule, ChecksumOf)
-        using = self.out.constant(rule.using, "checksum")
+        using = self.out.constant(rule.function, "checksum")
         data = f"buf[{_at(start)}:{_at(stop)}]"
         own = places[name]
         if _inside(own, start, stop, places, rule, name):

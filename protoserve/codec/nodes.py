@@ -269,7 +269,7 @@ class HonestSelect(construct.Select):  # type: ignore[misc] # construct is untyp
                 stream.seek(start)
             else:
                 if furthest is not None:
-                    context["_params"]["_swallowed"] = furthest
+                    _remember(furthest, context["_params"])
                 return value
         raise furthest or Fault(path, start, "one of the alternatives", "none")
 
@@ -292,6 +292,15 @@ class HonestSelect(construct.Select):  # type: ignore[misc] # construct is untyp
         if optional and obj is None:
             return obj
         raise failure or Fault(path, 0, "one of the alternatives to fit", repr(obj))
+
+
+def _remember(fault: Fault, parameters: Any) -> None:
+    """
+    Keep the failure that came furthest, the first of several at one place.
+    """
+    known = parameters.get("_swallowed")
+    if known is None or fault.offset > known.offset:
+        parameters["_swallowed"] = fault
 
 
 def _is_pass(subcon: Any) -> bool:

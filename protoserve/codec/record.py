@@ -610,7 +610,6 @@ def fill_checksums(
     Raises:
         Fault: a checksum does not fit its field.
     """
-
     waiting = []
     for pair in _to_fill(members, spans, ChecksumOf):
         rule = pair[1].computed
