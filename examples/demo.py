@@ -14,10 +14,10 @@ import time
 from typing import Any
 
 import attrs
-from examples.sensor_station import Ack, Reading, sensors
 from rich.console import Console
 from rich.text import Text
 
+from examples.sensor_station import Ack, Reading, sensors
 from protoserve import Message, Role, Service, Session, route
 from protoserve.events import NEED_DATA, MessageReceived
 from protoserve.serve import Runner

@@ -17,11 +17,11 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -148,18 +148,14 @@ def _remove_stale_socket(address: Address) -> None:
     """
     Remove a Unix socket's path if nobody listens there any more.
     """
-    # To connect to what is no socket is refused in the same way.
-    with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(os.lstat(address.host).st_mode):
-            return
+    path = Path(address.host)
+    if not path.is_socket():
+        return  # to connect to any other file would be refused in the same way
     kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
     with socket.socket(socket.AF_UNIX, kind) as probe:
-        try:
-            probe.connect(address.host)
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(address.host)
+        probe.setblocking(False)
+        if probe.connect_ex(address.host) == errno.ECONNREFUSED:
+            path.unlink(missing_ok=True)
 
 
 @attrs.define

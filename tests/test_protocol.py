@@ -140,7 +140,9 @@ def test_tag_in_a_bit_field():
 
 class Flagged(Message):
     ident: int = wire(Int16ub, default=0, kw_only=True)
-    flags: Any = wire(BitStruct("response" / Flag, "opcode" / BitsInteger(4), "z" / BitsInteger(3)))
+    flags: Any = wire(
+        BitStruct("response" / Flag, "opcode" / BitsInteger(4), "z" / BitsInteger(3))
+    )
 
 
 FLAGGED = {0: Ping, 5: Both}
@@ -194,7 +196,9 @@ def test_tag_by_function(exceptional):
     frame = exceptional.build(Pong(2), RESPONSE, reply_to=request)
     assert "00 07 83 02" == frame.hex(" ")
     assert Pong(2) == exceptional.parse(frame, RESPONSE).message
-    assert "00 07 03 68" == exceptional.build(Both(b"h"), RESPONSE, reply_to=request).hex(" ")
+    assert "00 07 03 68" == exceptional.build(
+        Both(b"h"), RESPONSE, reply_to=request
+    ).hex(" ")
     assert 3 == request.function
     assert "00 00 10" == exceptional.build(Both(), REQUEST).hex(" ")
 
@@ -324,11 +328,15 @@ class Framed(Message):
     kind: int = wire(Int8ub)
     length: int = wire(Int16ub, value=length_of("body", "trailer"))
     sequence: int = wire(Int8ub, default=0)
-    check: int = wire(Int8ub, value=checksum_of("kind", "sequence", using=checksums.xor8))
+    check: int = wire(
+        Int8ub, value=checksum_of("kind", "sequence", using=checksums.xor8)
+    )
 
 
 class Tail(Message):
-    crc: int = wire(Int16ub, value=checksum_of("header", "body", using=checksums.crc16_modbus))
+    crc: int = wire(
+        Int16ub, value=checksum_of("header", "body", using=checksums.crc16_modbus)
+    )
 
 
 framed = Protocol(
@@ -404,7 +412,9 @@ def test_variable_length_in_the_header():
 
 def test_reply_header():
     """An answer's header is the request's, with its own tag and lengths."""
-    request = framed.parse(framed.build(Ping(1), REQUEST, header=Framed(0, 77)), REQUEST)
+    request = framed.parse(
+        framed.build(Ping(1), REQUEST, header=Framed(0, 77)), REQUEST
+    )
     frame = framed.build(Both(b"xy"), RESPONSE, reply_to=request.header)
     header = framed.parse(frame, RESPONSE).header
     assert (2, 4, 77) == (header.kind, header.length, header.sequence)

@@ -230,7 +230,9 @@ def test_end_in_the_middle_of_a_frame():
 
 def test_frame_that_the_end_delimits():
     """A last frame without its delimiter comes before the end."""
-    spoken = Protocol("lines", framing=Delimited(b"\n", accept_unterminated=True), messages=Text)
+    spoken = Protocol(
+        "lines", framing=Delimited(b"\n", accept_unterminated=True), messages=Text
+    )
     reader = session(spoken)
     reader.receive_data(b"one\ntwo")
     assert [Text(b"one")] == messages(events_of(reader))
@@ -335,7 +337,9 @@ class Small(Message, bits=True):
 
 def keys_of(client):
     framed = client.data_to_send()
-    return [client.protocol.parse(f[2:], client.outbound).header.sequence for f in framed]
+    return [
+        client.protocol.parse(f[2:], client.outbound).header.sequence for f in framed
+    ]
 
 
 def test_keys_are_fresh():

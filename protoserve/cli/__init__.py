@@ -21,10 +21,9 @@ def main() -> None:
         from protoserve.cli.commands import app
         from protoserve.cli.running import run
     except ImportError as exc:
-        print(
+        sys.stderr.write(
             f"protoserve: the command line needs {exc.name}; install it with "
-            "pip install 'protoserve[cli]'",
-            file=sys.stderr,
+            "pip install 'protoserve[cli]'\n"
         )
         raise SystemExit(2) from None
     raise SystemExit(run(app))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import difflib
 import signal
-import sys
 from collections.abc import Callable
 from math import inf
 from typing import Annotated
@@ -119,7 +118,7 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         for address in runner.bound:
-            print(f"listening on {address}", file=sys.stderr, flush=True)
+            typer.echo(f"listening on {address}", err=True)
         runner.serve()
     finally:
         service.close()

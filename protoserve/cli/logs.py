@@ -80,4 +80,4 @@ def tell(text: str) -> None:
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
         logger.error("%s", line)
     else:
-        print(f"protoserve: {line}", file=sys.stderr)
+        sys.stderr.write(f"protoserve: {line}\n")

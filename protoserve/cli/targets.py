@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, TypeVar
 
 from protoserve.errors import DeclarationError
@@ -40,13 +40,16 @@ def load(target: str, kind: type[_T], example: str) -> _T:
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
         raise CommandError(f"{target!r}: expected MODULE:NAME, as in {example}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     module = _import(module_name)
     value: Any = module
     for name in attribute.split("."):
         if not hasattr(value, name):
-            raise CommandError(f"{module_name} has no {name!r}{_hint(value, name, kind)}")
+            raise CommandError(
+                f"{module_name} has no {name!r}{_hint(value, name, kind)}"
+            )
         value = getattr(value, name)
     if not isinstance(value, kind):
         raise CommandError(
@@ -74,7 +77,9 @@ def _import(name: str) -> Any:
     except (Exception, SystemExit) as exc:
         text = str(exc).splitlines()[0] if str(exc) else "no details"
         kind = type(exc).__name__
-        raise CommandError(f"cannot import {name}: {kind}: {text}{_where(exc)}") from exc
+        raise CommandError(
+            f"cannot import {name}: {kind}: {text}{_where(exc)}"
+        ) from exc
 
 
 def _where(exc: BaseException) -> str:

@@ -159,7 +159,7 @@ def test_every_message(protocol, direction):
     for cls in protocol.table(direction).values():
 
         @trials.trial(8)
-        @given(from_protocol(protocol, direction, only=cls))
+        @given(from_protocol(protocol, direction, only=cls, kinds=trials.KINDS))
         def run(example):
             trials.round_trip(protocol, direction, example)
 

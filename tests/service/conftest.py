@@ -3,8 +3,8 @@ Servers that run for the length of a test, and silence on all of them.
 """
 
 import contextlib
+import itertools
 import logging
-import os
 import socket
 import tempfile
 import threading
@@ -31,11 +31,12 @@ def start(folder):
     """
     Run a server class with a service's handler until the test ends.
     """
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
 
         def run(server_class, service, **options):
             unix = server_class.address_family == socket.AF_UNIX
-            address = str(folder / f"s{len(os.listdir(folder))}")
+            address = str(folder / f"s{next(numbers)}")
             options = {"daemon_threads": True, "request_queue_size": 1024, **options}
             made = type(server_class.__name__, (server_class,), options)(
                 address if unix else ("127.0.0.1", 0), service.RequestHandlerClass

@@ -3,11 +3,11 @@ What the tests of services share: a protocol, and a client over a plain socket.
 """
 
 import contextlib
-import os
 import socket
 import struct
 import threading
 import time
+from pathlib import Path
 
 import attrs
 from construct import GreedyBytes, Int8ub, Int16ub
@@ -161,4 +161,4 @@ def descriptors():
     """
     Count the descriptors that this process has open.
     """
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -79,7 +79,9 @@ def test_full_table(serve):
         assert 101 == client.call(Ping()).value
     assert 102 == clients[2].call(Ping()).value
     assert 101 == clients[0].call(Ping()).value
-    assert [("disconnected", 101)] * 2 == [t for t in handler.told if t[0] != "connected"]
+    assert [("disconnected", 101)] * 2 == [
+        t for t in handler.told if t[0] != "connected"
+    ]
     for client in clients:
         client.sock.close()
 
@@ -269,17 +271,24 @@ def test_large_datagrams(serve):
             return Text(bytes(message.value * 1000))
 
     protocol = Protocol(
-        "large", header=Header, tag="kind", requests={1: Ping}, responses={2: Pong, 3: Text}
+        "large",
+        header=Header,
+        tag="kind",
+        requests={1: Ping},
+        responses={2: Pong, 3: Text},
     )
     service = Service(protocol, Station())
-    with service, UDPServer(("127.0.0.1", 0), service.RequestHandlerClass) as server:
-        with socket.socket(type=socket.SOCK_DGRAM) as sock:
-            sock.settimeout(PATIENCE)
-            sock.connect(server.server_address)
-            for value in (200, 3):
-                sock.send(bytes((1, 0, 0, value)))
-                server.handle_request()
-            assert 3003 == len(sock.recv(65_536))
+    with (
+        service,
+        UDPServer(("127.0.0.1", 0), service.RequestHandlerClass) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+    ):
+        sock.settimeout(PATIENCE)
+        sock.connect(server.server_address)
+        for value in (200, 3):
+            sock.send(bytes((1, 0, 0, value)))
+            server.handle_request()
+        assert 3003 == len(sock.recv(65_536))
 
 
 def test_services_can_be_forgotten():

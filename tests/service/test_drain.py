@@ -121,34 +121,38 @@ def test_what_is_in_flight_is_answered(mode):
 
 def test_nothing_new_is_accepted():
     """While it drains, the address is free for a successor."""
-    with running() as (runner, thread):
-        with client_of(runner) as client:
-            client.send(Ping(1))
-            assert runner.service.handler.started.wait(PATIENCE)
-            runner.stop()
-            address = (runner.bound[0].host, runner.bound[0].port)
+    with running() as (runner, _), client_of(runner) as client:
+        client.send(Ping(1))
+        assert runner.service.handler.started.wait(PATIENCE)
+        runner.stop()
+        address = (runner.bound[0].host, runner.bound[0].port)
 
-            def refused():
-                with socket.socket() as probe:
-                    return probe.connect_ex(address) != 0
+        def refused():
+            with socket.socket() as probe:
+                return probe.connect_ex(address) != 0
 
-            until(refused)
-            with running(str(runner.bound[0])) as (successor, _), client_of(successor) as new:
-                assert Pong() == new.call(Ping())
-            runner.service.handler.release.set()
-            assert Pong(1) == client.receive()
+        until(refused)
+        with (
+            running(str(runner.bound[0])) as (successor, _),
+            client_of(successor) as new,
+        ):
+            assert Pong() == new.call(Ping())
+        runner.service.handler.release.set()
+        assert Pong(1) == client.receive()
 
 
 @pytest.mark.parametrize("mode", ["threads", "single"])
 def test_deadline(mode, logged):
     """What is not done in time is ended."""
-    with running(mode=mode, drain=0.2) as (runner, thread):
-        with client_of(runner) as client:
-            client.send(Ping(1))
-            assert runner.service.handler.started.wait(PATIENCE)
-            assert 0.2 <= stop(runner, thread) < 3
-            assert "1 requests were not done after 0.2 s" in logged()
-            assert b"" == client.rest()
+    with (
+        running(mode=mode, drain=0.2) as (runner, thread),
+        client_of(runner) as client,
+    ):
+        client.send(Ping(1))
+        assert runner.service.handler.started.wait(PATIENCE)
+        assert 0.2 <= stop(runner, thread) < 3
+        assert "1 requests were not done after 0.2 s" in logged()
+        assert b"" == client.rest()
 
 
 def test_streaming_for_ever(logged):
@@ -161,23 +165,24 @@ def test_streaming_for_ever(logged):
                 yield Text(b"tick")
 
     service = Service(spoken, Ticker())
-    with running(drain=0.2, service=service) as (runner, thread):
-        with client_of(runner) as client:
-            client.send(Text())
-            assert Text(b"tick") == client.receive()
-            assert stop(runner, thread) < 3
+    with (
+        running(drain=0.2, service=service) as (runner, thread),
+        client_of(runner) as client,
+    ):
+        client.send(Text())
+        assert Text(b"tick") == client.receive()
+        assert stop(runner, thread) < 3
     assert 1 == service.handler.disconnected_count
 
 
 def test_half_a_request_ends_at_once():
     """An unfinished frame is not waited for."""
-    with running() as (runner, thread):
-        with client_of(runner) as client:
-            assert Pong() == client.call(Ping())
-            client.sock.sendall(b"\0\4")
-            until(lambda: len(runner.service._connections) == 1)
-            assert stop(runner, thread) < 3
-            assert None is client.receive()
+    with running() as (runner, thread), client_of(runner) as client:
+        assert Pong() == client.call(Ping())
+        client.sock.sendall(b"\0\4")
+        until(lambda: len(runner.service._connections) == 1)
+        assert stop(runner, thread) < 3
+        assert None is client.receive()
 
 
 def test_queued_datagrams_are_answered():

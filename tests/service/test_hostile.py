@@ -127,7 +127,9 @@ def test_datagrams(serve):
     for _ in range(100):
         with running.client() as client:
             for _ in range(5):
-                client.sock.send(chance.randbytes(chance.choice((0, 1, 3, 4, 50, 5000))))
+                client.sock.send(
+                    chance.randbytes(chance.choice((0, 1, 3, 4, 50, 5000)))
+                )
             assert Pong(7) == asked(client)
     assert 10 >= len(next(iter(running.service._tables.values())))
     assert files >= descriptors()

@@ -76,7 +76,9 @@ def test_pipelined(start, server_class):
     running = start(server_class, Service(spoken, Station()))
     with running.client() as client:
         client.send(*(Ping(i) for i in range(200)))
-        assert [i + 1 for i in range(200)] == [client.receive().value for _ in range(200)]
+        assert [i + 1 for i in range(200)] == [
+            client.receive().value for _ in range(200)
+        ]
 
 
 def test_one_service_on_several_servers(start):

@@ -1,0 +1,477 @@
+"""
+``protoserve run`` as people run it: a process, its signals, its lines.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+import protoserve.cli
+from protoserve.cli import commands
+from protoserve.urls import Address
+from tests.service.kit import PATIENCE, Ping, Pong, Text, connect, until
+
+ROOT = Path(__file__).parents[2]
+MODES = ("threads", "fork", "single")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@attrs.define
+class Process:
+    """
+    One run, in a process group of its own.
+    """
+
+    process: subprocess.Popen
+    lines: list = attrs.field(factory=list)
+    bound: list = attrs.field(factory=list)
+    _queue: queue.Queue = attrs.field(factory=queue.Queue)
+
+    def read(self):
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("listening on "):
+                self._queue.put(line.removeprefix("listening on ").rstrip("\n"))
+        self._queue.put(None)
+
+    def await_bound(self, count):
+        for _ in range(count):
+            url = self._queue.get(timeout=PATIENCE)
+            assert url, self.lines
+            self.bound.append(Address.parse(url))
+
+    def client(self, which=0):
+        address = self.bound[which]
+        kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
+        where = address.host if address.port is None else (address.host, address.port)
+        return connect(where, kind)
+
+    def stop(self, number=signal.SIGTERM):
+        """
+        Signal it; give the exit code, the seconds it took and what it printed.
+        """
+        started = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        return code, time.monotonic() - started, self.process.stdout.read()
+
+    @property
+    def is_gone(self):
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(prefix="ps") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def run():
+    """
+    Start a run; afterwards nothing of it may be left.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(*urls, target="tests.cli.station:app", options=()):
+            urls = urls or ("tcp://127.0.0.1:0",)
+            listen = [word for url in urls for word in ("--listen", url)]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "protoserve",
+                        "run",
+                        target,
+                        *listen,
+                        *options,
+                    ],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    encoding="utf-8",
+                    cwd=ROOT,
+                    start_new_session=True,
+                )
+            )
+            started = Process(process)
+            reader = threading.Thread(target=started.read)
+            reader.start()
+
+            def finish():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                reader.join(PATIENCE)
+
+            stack.callback(finish)
+            started.await_bound(len(urls))
+            return started
+
+        yield start
+
+
+def failed(*arguments, cwd=ROOT):
+    """
+    Run a command that cannot work; give its one line.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-m", "protoserve", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (2, "") == (ran.returncode, ran.stdout), ran.stderr
+    assert 1 == len(ran.stderr.splitlines()), ran.stderr
+    return ran.stderr.rstrip("\n")
+
+
+# Serving -------------------------------------------------------------------
+
+
+def every_url(folder):
+    return ("tcp://127.0.0.1:0", "udp://127.0.0.1:0", "tcp://[::1]:0", "udp://[::1]:0",
+            f"unix://{folder}/a", f"unixgram://{folder}/b")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_transport(run, folder, mode):
+    """Every address is served in every mode, and told in the order given."""
+    urls = every_url(folder)
+    process = run(*urls, options=("--mode", mode))
+    for url, bound in zip(urls, process.bound, strict=True):
+        assert re.fullmatch(re.escape(url).replace(":0", r":[1-9]\d*"), str(bound))
+    for which in range(len(urls)):
+        with process.client(which) as client:
+            assert Pong(3) == client.call(Ping(3))
+    code, seconds, printed = process.stop()
+    assert (0, "opened\nclosed\n") == (code, printed)
+    assert seconds < 5
+    assert [f"listening on {address}" for address in process.bound] == process.lines
+    assert [] == list(folder.iterdir())
+    assert process.is_gone
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("mode", MODES)
+def test_busy_and_idle(run, mode, number):
+    """A signal lets the requests at hand finish, and ends idle connections."""
+    process = run(options=("--mode", mode))
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(process.client())
+            for _ in range(1 if mode == "single" else 3)
+        ]
+        for client in clients:
+            assert Pong(1) == client.call(Ping(1))
+        clients[0].send(Ping(50), Ping(2))
+        time.sleep(0.1)
+        code, seconds, printed = process.stop(number)
+        assert (0, "opened\nclosed\n") == (code, printed)
+        assert 0.2 < seconds < 8
+        assert [Pong(50), Pong(2), None] == [clients[0].receive() for _ in range(3)]
+        for client in clients[1:]:
+            assert None is client.receive()
+    assert process.is_gone
+
+
+@pytest.mark.parametrize("urls", [1, 2])
+@pytest.mark.parametrize("message", [Ping(255), Text(b"for ever")])
+@pytest.mark.parametrize("mode", MODES)
+def test_stuck_handler(run, mode, message, urls):
+    """A handler that does not end holds up the end no longer than --drain says."""
+    process = run(
+        *["tcp://127.0.0.1:0"] * urls, options=("--mode", mode, "--drain", "0.3")
+    )
+    with process.client() as client:
+        client.send(message)
+        if isinstance(message, Text):
+            assert Text(b"tick") == client.receive()
+        else:
+            time.sleep(0.3)
+        code, seconds, _ = process.stop()
+        assert 0 == code
+        assert 0.25 < seconds < 6
+    assert "1 requests were not done after 0.3 s" in "\n".join(process.lines)
+    until(lambda: process.is_gone)
+
+
+@pytest.mark.parametrize("value", [254, 255])
+def test_stuck_coroutine(run, value):
+    """A coroutine that sleeps or blocks does not hold up the end either."""
+    process = run(target="tests.cli.station:later", options=("--drain", "0.3"))
+    with process.client() as client:
+        client.send(Ping(value))
+        time.sleep(0.3)
+        code, seconds, _ = process.stop()
+        assert 0 == code
+        assert seconds < 8
+
+
+@pytest.mark.parametrize("urls", [1, 2])
+@pytest.mark.parametrize("mode", ["threads", "fork"])
+def test_stuck_datagram(run, mode, urls):
+    """A datagram's handler is bounded too."""
+    listen = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"][:urls]
+    process = run(*listen, options=("--mode", mode, "--drain", "0.3"))
+    with process.client() as client:
+        client.send(Ping(255))
+        time.sleep(0.3)
+        code, seconds, _ = process.stop()
+        assert 0 == code
+        assert seconds < 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_signals_in_a_row(run, mode):
+    """Signals may come at any time and as often as they like."""
+    process = run("tcp://127.0.0.1:0", "udp://127.0.0.1:0", options=("--mode", mode))
+    for number in SIGNALS * 10:
+        with contextlib.suppress(ProcessLookupError):
+            process.process.send_signal(number)
+    assert 0 == process.process.wait(PATIENCE)
+    assert process.is_gone
+
+
+def test_restart_at_once(run):
+    """The address of a run that has ended, with connections open, is free again."""
+    process = run()
+    with process.client() as client:
+        assert Pong(1) == client.call(Ping(1))
+        url = str(process.bound[0])
+        process.stop()
+        with run(url).client() as other:
+            assert Pong(1) == other.call(Ping(1))
+
+
+def test_restart_of_unix_sockets(run, folder):
+    """The path of a run that was killed is taken over."""
+    urls = (f"unix://{folder}/a", f"unixgram://{folder}/b")
+    run(*urls).stop(signal.SIGKILL)
+    process = run(*urls)
+    for which in range(2):
+        with process.client(which) as client:
+            assert Pong(1) == client.call(Ping(1))
+
+
+def test_limits(run):
+    """Limits are set by name."""
+    process = run(options=("--limit", "first_frame=0.1", "--limit", "idle=none"))
+    with process.client() as client:
+        assert None is client.receive()
+    assert 0 == process.stop()[0]
+    assert "limit first_frame: exceeded 0.1 s" in "\n".join(process.lines)
+
+
+@pytest.mark.parametrize("mode", ["threads", "fork"])
+def test_json(run, mode):
+    """With json, every line but those of the listeners is a JSON object."""
+    process = run(
+        "tcp://127.0.0.1:0",
+        "udp://127.0.0.1:0",
+        options=("--log-format", "json", "--verbose", "--mode", mode),
+    )
+    for which in range(2):
+        with process.client(which) as client:
+            client.send(Ping(254))
+            if not which:
+                assert None is client.receive()
+        with process.client(which) as client:
+            client.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with process.client(which) as client:
+            assert Pong(253) == client.call(Ping(253))
+        client = process.client(which)
+        client.send(Ping(1))
+        client.reset()
+    assert 0 == process.stop()[0]
+    assert [f"listening on {b}" for b in process.bound] == process.lines[:2]
+    logged = [json.loads(line) for line in process.lines[2:]]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, logged))
+    text = "\n".join(f"{entry['level']} {entry['message']}" for entry in logged)
+    assert "error ping() failed for " in text
+    assert "HTTP request" in text
+    assert "something is odd" in text
+    (failure, *_) = [e for e in logged if "failed" in e["message"]]
+    assert "RuntimeError: told to\nin two lines" in failure["traceback"]
+
+
+def test_console_logs(run):
+    """For people there is the time, the level, the message and the traceback."""
+    process = run()
+    with process.client() as client:
+        client.send(Ping(254))
+        assert None is client.receive()
+    assert 0 == process.stop()[0]
+    text = "\n".join(process.lines)
+    assert re.search(
+        r"^\d\d:\d\d:\d\d ERROR   ping\(\) failed for tcp://", text, re.MULTILINE
+    )
+    assert "RuntimeError: told to" in text
+
+
+def test_flood_of_malformed_datagrams(run):
+    """It is logged a line a second, not a line each."""
+    process = run("udp://127.0.0.1:0")
+    with process.client() as client:
+        for _ in range(5000):
+            client.sock.send(b"\1")
+        client.sock.settimeout(0.1)
+        answer = None
+        while answer != Pong(1):
+            with contextlib.suppress(TimeoutError):
+                answer = client.call(Ping(1))
+    assert 0 == process.stop()[0]
+    assert len(process.lines) < 100
+
+
+# What cannot be run --------------------------------------------------------
+
+APP = "tests.cli.station:app"
+HERE = ("--listen", "tcp://127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run",), "Missing argument 'MODULE:APP'"),
+        (("run", APP), "Missing option '--listen'"),
+        (("run", APP, "--lisen", "x"), "--listen"),
+        (("run", APP, "more", *HERE), "unexpected extra argument"),
+        (("rnu", APP), "'run'"),
+        (("--bogus",), "No such option"),
+        (("run", APP, *HERE, "--mode", "thread"), "did you mean threads?"),
+        (("run", APP, *HERE, "--mode", "x"), "'x' is not one of threads, fork, single"),
+        (("run", APP, *HERE, "--log-format", "jsn"), "did you mean json?"),
+        (("run", APP, *HERE, "--drain", "soon"), "--drain"),
+        (("run", APP, *HERE, "--drain", "-1"), "--drain"),
+        (("run", APP, *HERE, "--drain", "nan"), "--drain"),
+        (("run", APP, *HERE, "--limit", "idel=5"), "did you mean idle?"),
+        (("run", APP, *HERE, "--limit", "idle=x"), "limit idle: expected a number"),
+        (("run", APP, "--listen", "tpc://127.0.0.1:0"), "did you mean tcp?"),
+        (("run", APP, "--listen", "127.0.0.1:0"), "is no URL"),
+        (("run", APP, "--listen", "tcp://127.0.0.1:x"), "expected HOST:PORT"),
+        (("run", APP, "--listen", "tcp://192.0.2.1:0"), "cannot listen on tcp://192.0"),
+        (("run", APP, "--listen", "unix:///no/such/folder/s"), "cannot listen on unix"),
+        (("run", APP, "--listen", "unix:///" + "x" * 200), "cannot listen on unix"),
+        (("run", "tests", *HERE), "'tests': expected MODULE:NAME"),
+        (("run", "tests:", *HERE), "expected MODULE:NAME"),
+        (("run", "tests.nowhere:app", *HERE), "no module 'tests.nowhere'"),
+        (("run", "nowhere.at.all:app", *HERE), "no module 'nowhere'"),
+        (("run", "tests/cli/station.py:app", *HERE), "write tests.cli.station"),
+        (("run", ".station:app", *HERE), "cannot import .station"),
+        (("run", "tests.cli.station:ap", *HERE), "has no 'ap'; did you mean app?"),
+        (("run", "tests.cli.station:time", *HERE), "is a module, expected a Service"),
+        (("run", "tests.cli.station:spoken", *HERE), "is a Protocol, expected a Service"),
+        (("run", "tests.cli.station:only_datagrams", *HERE), "has no framing="),
+        (("run", "tests.cli.station:unready", *HERE), "OSError: no database"),
+    ],
+)  # fmt: skip
+def test_one_line(arguments, words, monkeypatch, capsys):
+    """What the user can put right is one line, and exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["protoserve", *arguments])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(commands, "set_up_logging", lambda *_args, **_options: None)
+    with pytest.raises(SystemExit) as caught:
+        protoserve.cli.main()
+    assert 2 == caught.value.code
+    line = capsys.readouterr().err
+    assert (1, True) == (line.count("\n"), line.startswith("protoserve: "))
+    assert words in line
+
+
+MODULES = {
+    "unfinished": ("def f(:\n", "unfinished.py"),
+    "failing": ("x = 1\nraise ValueError('two\\nlines')\n", "failing.py:2"),
+    "exiting": ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
+    "lacking": ("import nothing_like_this\n", "No module named 'nothing_like_this'"),
+    "wrong": (
+        """
+from construct import Int8ub
+from protoserve import Message, wire
+class M(Message):
+    parse: int = wire(Int8ub)
+""",
+        "M.parse: a field of this name would shadow Message.parse",
+    ),
+    "unrouted": (
+        """
+from protoserve import Service
+from tests.service.kit import spoken
+app = Service(spoken, object())
+""",
+        "object cannot serve spoken: it has no routes",
+    ),
+    "nameless": ("from protoserve import Service\n", "nameless has no 'app'"),
+}
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_bad_modules(tmp_path, name):
+    """Whatever is wrong with a module is one line."""
+    source, words = MODULES[name]
+    (tmp_path / f"{name}.py").write_text(source)
+    assert words in failed("run", f"{name}:app", *HERE, cwd=tmp_path)
+
+
+def test_port_in_use():
+    """A port that is taken is one line."""
+    for kind, transport in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
+        with socket.socket(type=kind) as other:
+            other.bind(("127.0.0.1", 0))
+            if transport == "tcp":
+                other.listen()
+            url = f"{transport}://127.0.0.1:{other.getsockname()[1]}"
+            line = failed("run", APP.replace("app", "later"), *HERE, "--listen", url)
+            assert f"protoserve: cannot listen on {url}: Address already in use" == line
+
+
+def test_one_json_line():
+    """With json, that line is JSON too."""
+    line = failed("run", "nowhere:app", *HERE, "--log-format", "json")
+    assert "there is no module 'nowhere'" == json.loads(line)["message"]
+
+
+def test_files_are_not_overwritten(tmp_path):
+    """A path that is no socket is in use, and stays."""
+    path = tmp_path / "precious"
+    path.write_text("data")
+    line = failed("run", "tests.cli.station:later", "--listen", f"unix://{path}")
+    assert "Address already in use" in line
+    assert "data" == path.read_text()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help")])
+def test_help(arguments):
+    """Help is shown for the program, as for the module, and each command."""
+    for program in ([sys.executable, "-m", "protoserve"], ["protoserve"]):
+        if program == ["protoserve"]:
+            script = Path(sys.executable).with_name("protoserve")
+            if not script.exists():
+                continue
+            program = [str(script)]
+        ran = subprocess.run(
+            [*program, *arguments], capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert (0, "") == (ran.returncode, ran.stderr)
+        expected = "run MODULE:APP" if "run" in arguments else "Usage: protoserve"
+        assert expected in " ".join(ran.stdout.replace("[OPTIONS] ", "").split())
