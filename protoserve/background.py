@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -59,27 +59,6 @@ class BackgroundLoop:
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return] # it is what was awaited
-
-    def iterate(self, values: AsyncIterator[_T]) -> Iterator[_T]:
-        """
-        Give an asynchronous iterator's values one by one.
-        """
-
-        async def following() -> tuple[bool, Any]:
-            try:
-                return True, await anext(values)
-            except StopAsyncIteration:
-                return False, None
-
-        try:
-            while True:
-                more, value = self.run(following())
-                if not more:
-                    return
-                yield value
-        finally:
-            if hasattr(values, "aclose"):
-                self.run(values.aclose())
 
     def is_stuck(self) -> bool:
         """

@@ -14,7 +14,6 @@ table of peers.
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 import threading
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from protoserve.deadlines import Deadlines
 from protoserve.errors import PeerTimeoutError
 from protoserve.events import (
     NEED_DATA,
@@ -66,6 +66,15 @@ class ServiceHandler(BaseRequestHandler):
 
     service: ClassVar[Service]
 
+    @classmethod
+    def loop_side(cls, server: Any, loop: Any) -> Any:
+        """
+        Give a server with an event loop what it runs, see `protoserve.loops`.
+        """
+        from protoserve.loops import ServiceLoopSide
+
+        return ServiceLoopSide(cls.service, server, loop)
+
     def handle(self) -> None:
         """
         Handle the request, whichever kind it is.
@@ -94,9 +103,7 @@ class Connection:
         self.address = address
         self._lost: OSError | None = None
         self._lock = threading.Lock()
-        self._opened_at = self._last_frame_at = time.monotonic()
-        self._frame_started_at: float | None = None
-        self._had_frame = False
+        self._deadlines = Deadlines(time.monotonic())
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -144,16 +151,10 @@ class Connection:
         service, session = self.service, self.session
         while (event := session.next_event()) is not NEED_DATA:
             if isinstance(event, MessageReceived | MessageRejected):
-                self._had_frame = True
-                self._frame_started_at = None
+                self._deadlines.frame_done()
             if not service.done(service.dispatcher.handle(session, event)):
                 return False
-        now = time.monotonic()
-        if not session.buffered:
-            self._frame_started_at = None
-            self._last_frame_at = now
-        elif self._frame_started_at is None:
-            self._frame_started_at = now
+        self._deadlines.after_read(session.buffered, time.monotonic())
         return not session.closed
 
     def _read(self) -> bytes | None:
@@ -168,25 +169,12 @@ class Connection:
                     return None
             except OSError as error:
                 raise _disconnect(error) from error
-            name, start, limit = self._next_limit()
+            name, start, limit = self._deadlines.next(self.service.limits)
             left = None if limit is None else start + limit - time.monotonic()
             if left is not None and left <= 0:
                 self.service.count(name, self.session.peer, f"exceeded {limit} s")
                 return None
             _wait(self.sock, select.POLLIN, left, self.service.waker.fileno())
-
-    def _next_limit(self) -> tuple[str, float, float | None]:
-        """
-        Find what ends the wait for bytes first: its name, since when, how long.
-        """
-        limits = self.service.limits
-        if self._frame_started_at is not None:
-            running = [("frame", self._frame_started_at, limits.frame)]
-        else:
-            running = [("idle", self._last_frame_at, limits.idle)]
-        if not self._had_frame:
-            running.insert(0, ("first_frame", self._opened_at, limits.first_frame))
-        return min(running, key=lambda r: math.inf if r[2] is None else r[1] + r[2])
 
     def write(self, data: bytes) -> None:
         """

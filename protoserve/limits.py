@@ -82,6 +82,12 @@ class Limits:
     NATS has the same in its write_deadline.
     """
 
+    requests: int | None = _limit(64, int)
+    """
+    Requests of one connection that coroutines answer at a time, if the protocol can
+    tell their answers apart; more wait in the kernel. HTTP/2 suggests 100 streams.
+    """
+
     peers: int | None = _limit(10_000, int)
     """Datagram peers whose session is kept; the one idle for longest makes room."""
 

@@ -29,6 +29,7 @@ import attrs
 from protoserve.errors import DeclarationError
 from protoserve.rarelog import RareLog
 from protoserve.server import (
+    EventLoopMixIn,
     ForkingMixIn,
     TCPServer,
     ThreadingMixIn,
@@ -46,7 +47,7 @@ __all__ = ["MODES", "Runner", "make_server"]
 logger = logging.getLogger("protoserve")
 _rare = RareLog(logger)
 
-MODES = ("threads", "fork", "single")
+MODES = ("threads", "fork", "single", "loop")
 """How stream connections are handled."""
 
 _BACKLOG = 1024
@@ -58,6 +59,7 @@ _MIXINS: dict[str, tuple[type, ...]] = {
     "threads": (ThreadingMixIn,),
     "fork": (ForkingMixIn,),
     "single": (),
+    "loop": (EventLoopMixIn,),
 }
 _SERVERS: dict[str, type] = {
     "tcp": TCPServer,
@@ -138,7 +140,7 @@ def make_server(service: Service, address: Address, mode: str = "threads") -> An
         _remove_stale_socket(address)
     if not address.is_stream:
         options["max_packet_size"] = _LARGEST_DATAGRAM
-    mixins = _MIXINS[mode] if address.is_stream else ()
+    mixins = _MIXINS[mode] if address.is_stream or mode == "loop" else ()
     bases = (_Counting, *mixins, _SERVERS[address.transport])
     server = type("Server", bases, options)
     return server(target, service.RequestHandlerClass)
@@ -193,6 +195,7 @@ class Runner:
         try:
             for address in self.addresses:
                 server = make_server(self.service, address, self.mode)
+                server.drain_timeout = self.drain
                 self._servers.append(server)
                 self.bound.append(
                     Address.bound(address.transport, server.server_address)

@@ -16,13 +16,14 @@ import logging
 import os
 import socket
 import threading
+import typing
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
 from protoserve.background import BackgroundLoop
-from protoserve.connections import Connection, Conversation, ServiceHandler
+from protoserve.connections import Conversation, ServiceHandler
 from protoserve.dispatch import Dispatcher, Outcome, Policies, Policy, complete
 from protoserve.errors import DeclarationError
 from protoserve.limits import Limits, is_loopback
@@ -37,6 +38,18 @@ __all__ = ["Service"]
 
 logger = logging.getLogger("protoserve")
 _rare = RareLog(logger)
+
+
+class Connected(typing.Protocol):
+    """
+    A stream connection, whatever handles it.
+    """
+
+    session: Session
+    sock: socket.socket
+    address: Any
+
+    def __hash__(self) -> int: ...
 
 
 class Service:
@@ -103,7 +116,7 @@ class Service:
             weakref.WeakKeyDictionary()
         )
         self._gone: list[Conversation] = []
-        self._connections: dict[Connection, str] = {}
+        self._connections: dict[Connected, str] = {}
         self._per_address: Counter[str] = Counter()
         self._leave: Callable[[], Any] | None = None
         self._make_private()
@@ -121,6 +134,8 @@ class Service:
         """
         self._lock = threading.RLock()
         self._opening = threading.Lock()
+        # The old one is closed first: there may be no descriptors to spare.
+        vars(self).pop("waker", None)
         self.waker = Waker()
 
     def done(self, outcome: Outcome) -> bool:
@@ -200,7 +215,7 @@ class Service:
 
     # Stream connections ----------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Connected) -> bool:
         """
         Take note of a new connection; say whether the limits allow it.
         """
@@ -236,7 +251,7 @@ class Service:
             kind=limit,
         )
 
-    def dismiss(self, connection: Connection) -> None:
+    def dismiss(self, connection: Connected) -> None:
         """
         Forget a connection.
         """

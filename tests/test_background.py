@@ -65,25 +65,6 @@ def test_what_a_coroutine_raises(loop, error):
     assert 1 == loop.run(value(1))
 
 
-def test_iterate(loop):
-    """An asynchronous generator is read one by one, and closed."""
-    ended = []
-
-    async def count():
-        try:
-            for i in range(3):
-                yield await value(i)
-        finally:
-            ended.append(True)
-
-    assert [0, 1, 2] == list(loop.iterate(count()))
-    assert [True] == ended
-    partly = loop.iterate(count())
-    assert 0 == next(partly)
-    partly.close()
-    assert [True] * 2 == ended
-
-
 def test_close(loop):
     """Closed twice or never begun, it makes no difference; then it begins anew."""
     loop.close()

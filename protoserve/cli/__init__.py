@@ -20,7 +20,9 @@ def main() -> None:
     try:
         from protoserve.cli.commands import app
         from protoserve.cli.running import run
-    except ImportError as exc:
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("protoserve"):
+            raise
         sys.stderr.write(
             f"protoserve: the command line needs {exc.name}; install it with "
             "pip install 'protoserve[cli]'\n"

@@ -8,6 +8,7 @@ where they are handled. The eight usual combinations have names.
 from __future__ import annotations
 
 from protoserve.server.base import BaseServer
+from protoserve.server.eventloop import EventLoopMixIn
 from protoserve.server.fork import ForkingMixIn
 from protoserve.server.handlers import (
     BaseRequestHandler,
@@ -23,6 +24,7 @@ __all__ = [
     "BaseRequestHandler",
     "BaseServer",
     "DatagramRequestHandler",
+    "EventLoopMixIn",
     "ForkingMixIn",
     "ForkingTCPServer",
     "ForkingUDPServer",

@@ -72,7 +72,7 @@ class BaseServer(RequestSteps):
     - by mix-ins: `_loop_accept_delay`, `_loop_wake_descriptors`,
       `_loop_housekeep`, `_loop_wake`
 
-    A mix-in with a loop of its own calls `_loop_stopping`, `_loop_handle_taken`
+    A mix-in with a loop of its own overrides `_loop_run` and calls `_loop_stopping`, `_loop_handle_taken`
     and `_loop_accept_failed`.
 
     Args:
@@ -129,11 +129,8 @@ class BaseServer(RequestSteps):
         self.__is_shut_down.clear()
         self.__serving_thread = threading.get_ident()
         try:
-            self._loop_waiter = Waiter(Waker())
-            while not self._loop_stopping():
-                self.__turn(self._loop_waiter, poll_interval)
+            self._loop_run(poll_interval)
         finally:
-            self._loop_waiter = None
             self.__serving_thread = None
             self.__shutdown_request = False
             self.__is_shut_down.set()
@@ -246,6 +243,17 @@ class BaseServer(RequestSteps):
         socket = getattr(self, "socket", None)
         given = (self.timeout, None if socket is None else socket.gettimeout())
         return min((limit for limit in given if limit is not None), default=None)
+
+    def _loop_run(self, poll_interval: float | None) -> None:
+        """
+        Handle requests until `_loop_stopping`.
+        """
+        try:
+            self._loop_waiter = Waiter(Waker())
+            while not self._loop_stopping():
+                self.__turn(self._loop_waiter, poll_interval)
+        finally:
+            self._loop_waiter = None
 
     def _loop_accept_delay(self) -> float:
         """

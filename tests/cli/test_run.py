@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from protoserve.urls import Address
 from tests.service.kit import PATIENCE, Ping, Pong, Text, connect, until
 
 ROOT = Path(__file__).parents[2]
-MODES = ("threads", "fork", "single")
+MODES = ("threads", "fork", "single", "loop")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -81,6 +82,17 @@ class Process:
 def folder():
     with tempfile.TemporaryDirectory(prefix="ps") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def few_descriptors():
+    """
+    Let processes that are started open 64 descriptors.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
@@ -283,6 +295,27 @@ def test_limits(run):
     assert "limit first_frame: exceeded 0.1 s" in "\n".join(process.lines)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_few_descriptors(run, mode, few_descriptors):
+    """With far more clients than descriptors, it neither spins nor gives up."""
+    process = run(options=("--mode", mode, "--limit", "first_frame=0.3"))
+    few_descriptors()
+    before = os.times()
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex((process.bound[0].host, process.bound[0].port))
+        time.sleep(0.5)
+    with process.client() as client:
+        assert Pong(1) == client.call(Ping(1))
+    assert 0 == process.stop()[0]
+    assert "Traceback" not in "\n".join(process.lines)
+    spent = os.times()
+    seconds = spent.children_user - before.children_user
+    assert seconds < spent.elapsed - before.elapsed
+
+
 @pytest.mark.parametrize("mode", ["threads", "fork"])
 def test_json(run, mode):
     """With json, every line but those of the listeners is a JSON object."""
@@ -458,6 +491,24 @@ def test_files_are_not_overwritten(tmp_path):
     line = failed("run", "tests.cli.station:later", "--listen", f"unix://{path}")
     assert "Address already in use" in line
     assert "data" == path.read_text()
+
+
+def test_without_typer():
+    """Where the extra is missing, that is told."""
+    program = """
+import sys
+sys.modules["typer"] = None
+from protoserve.cli import main
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    expected = (
+        "protoserve: the command line needs typer; install it with "
+        "pip install 'protoserve[cli]'\n"
+    )
+    assert (2, expected) == (ran.returncode, ran.stderr)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help")])

@@ -87,7 +87,7 @@ def stop(runner, thread):
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("mode", ["threads", "single"])
+@pytest.mark.parametrize("mode", ["threads", "single", "loop"])
 def test_idle_connections_end_at_once(mode):
     """A drain does not wait for peers that want nothing."""
     with running(mode=mode) as (runner, thread):

@@ -23,6 +23,17 @@ SERVERS = [
 ]
 
 
+def on_a_loop(kind):
+    base = getattr(protoserve.server, f"{kind}Server")
+    return type(f"Loop{kind}Server", (protoserve.server.EventLoopMixIn, base), {})
+
+
+SERVERS += [
+    pytest.param(on_a_loop(kind), id=f"ours-Loop{kind}")
+    for kind in ("TCP", "UDP", "UnixStream", "UnixDatagram")
+]
+
+
 class Station:
     """
     Adds one; tells which process it is in.

@@ -1,0 +1,445 @@
+"""
+The event loop's side of a service: what `EventLoopMixIn` runs.
+
+A stream connection is an asyncio protocol with one buffer for all: what one read
+delivered is cut into frames and answered in one pass, and the answers leave in one
+write. Routes that are coroutines run as tasks; meanwhile the connection's next
+frames wait, or run beside it where the protocol can tell their answers apart, up to
+a limit. Reading pauses while the peer does not take what was sent.
+
+Deadlines are looked at by one sweep for all connections, so that an idle connection
+costs a few hundred bytes and no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from protoserve.deadlines import Deadlines
+from protoserve.dispatch import Outcome, complete_async
+from protoserve.events import NEED_DATA, MessageReceived, MessageRejected
+from protoserve.session import Peer, Role, Session
+
+if TYPE_CHECKING:
+    from protoserve.service import Service
+
+__all__ = ["LoopConnection", "ServiceLoopSide"]
+
+_BUFFER = 256 * 1024
+"""Bytes of the one buffer that all connections read into."""
+_HIGH_WATER = 64 * 1024
+"""Bytes that wait to be sent before reading pauses, as in asyncio."""
+_GOODBYE = 0.5
+"""Seconds that a peer has to close its side after we have closed ours."""
+_SWEEP = 1.0
+"""Seconds between two looks at the deadlines, at most."""
+
+
+class ServiceLoopSide:
+    """
+    Everything of one service on one event loop.
+
+    Args:
+        service: what is served.
+        server: whose requests they are.
+        loop: where they are served.
+    """
+
+    def __init__(
+        self, service: Service, server: Any, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        service.open()
+        self.service = service
+        self.server = server
+        self.loop = loop
+        self.thread = threading.get_ident()
+        self.buffer = memoryview(bytearray(_BUFFER))
+        self.connections: set[LoopConnection] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        limits = service.limits
+        waits = [limits.first_frame, limits.frame, limits.idle, limits.write, _SWEEP]
+        self._pause = max(0.01, min(w for w in waits if w is not None) / 4)
+        self._sweeper = loop.call_later(self._pause, self._sweep)
+
+    def connection(self, request: socket.socket, client_address: Any) -> LoopConnection:
+        """
+        Make the asyncio protocol for a new stream connection.
+        """
+        return LoopConnection(self, request, client_address)
+
+    def datagram(self, data: bytes, client_address: Any) -> None:
+        """
+        Handle a datagram, without waiting.
+        """
+        service = self.service
+        conversation = service.conversation(
+            self.server, self.server.socket, client_address
+        )
+        session = conversation.session
+        if session.closed:
+            service.forget(self.server, client_address, conversation)
+            self.datagram(data, client_address)
+            return
+        outcome: Outcome = True
+        if not conversation.begun:
+            conversation.begun = True
+            outcome = service.dispatcher.connected(session)
+        if isinstance(outcome, bool):
+            if outcome and self._take(conversation, data):
+                return
+            service.forget(self.server, client_address, conversation)
+            return
+        self.start(self._begin(outcome, conversation, data, client_address))
+
+    async def _begin(
+        self, outcome: Outcome, conversation: Any, data: bytes, address: Any
+    ) -> None:
+        if not await complete_async(outcome) or not self._take(conversation, data):
+            self.service.forget(self.server, address, conversation)
+
+    def _take(self, conversation: Any, data: bytes) -> bool:
+        session = conversation.session
+        session.receive_data(data)
+        while (event := session.next_event()) is not NEED_DATA:
+            outcome = self.service.dispatcher.handle(session, event)
+            if not isinstance(outcome, bool):
+                self.start(complete_async(outcome))
+            elif not outcome:
+                return False
+        return session.peer is not None and bool(session.peer.address)
+
+    def start(self, coroutine: Any) -> asyncio.Task[Any]:
+        """
+        Run something beside everything else, and remember it until it is done.
+        """
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def stop(self) -> None:
+        """
+        Let connections end as soon as they have nothing in flight.
+        """
+        self.service.draining = True
+        # What has arrived by now is read in the loop's next turns.
+        self.loop.call_later(0.02, self._stop_idle)
+
+    def _stop_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.end_when_idle()
+
+    def end(self) -> None:
+        """
+        End everything now.
+        """
+        self._sweeper.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+        for task in list(self.tasks):
+            task.cancel()
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether any connection or task is left.
+        """
+        return bool(self.connections or self.tasks)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.check(now)
+        self._sweeper = self.loop.call_later(self._pause, self._sweep)
+
+
+class LoopConnection(asyncio.BufferedProtocol):
+    """
+    One stream connection on an event loop.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_ending",
+        "_out",
+        "_resumed",
+        "_running",
+        "_stuck_since",
+        "_tasks",
+        "address",
+        "deadlines",
+        "session",
+        "side",
+        "sock",
+        "transport",
+    )
+
+    def __init__(
+        self, side: ServiceLoopSide, sock: socket.socket, address: Any
+    ) -> None:
+        self.side = side
+        self.sock = sock
+        self.address = address
+        transport = "unix" if sock.family == socket.AF_UNIX else "tcp"
+        peer = Peer(transport, address)
+        self.session = Session(side.service.protocol, Role.SERVER, peer)
+        self.session.writer = self.write
+        self.session.closer = self.close
+        self.session.flow = self._flow
+        self.deadlines = Deadlines(time.monotonic())
+        self.transport: Any = None
+        self._out: list[bytes] = []
+        self._running = self._ended = self._ending = False
+        self._tasks = 0
+        self._stuck_since: float | None = None
+        self._resumed: asyncio.Event | None = None
+
+    # What asyncio calls ----------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """
+        Begin the conversation, if the limits allow it.
+        """
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        if not self.side.service.admit(self):
+            self.session.closed = True
+            self.side.server.close_request(self.sock)
+            transport.abort()
+            return
+        self.side.connections.add(self)
+        self._carry_on(self.side.service.dispatcher.connected(self.session))
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        """
+        Give the buffer that all connections read into.
+        """
+        return self.side.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """
+        Take what one read delivered.
+        """
+        if self._ending:
+            return
+        self.session.receive_data(bytes(self.side.buffer[:nbytes]))
+        self._run()
+
+    def eof_received(self) -> bool:
+        """
+        Take note that the peer sends nothing more; answers may still be sent.
+        """
+        if self._ending:
+            return False
+        self._ended = True
+        self.session.receive_eof()
+        self._run()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        """
+        Forget the connection.
+        """
+        service, session = self.side.service, self.session
+        session.closed = True
+        if self._resumed is not None:
+            self._resumed.set()
+        if self not in self.side.connections:
+            return
+        self.side.connections.discard(self)
+        self.side.server.close_request(self.sock)
+        outcome = service.dispatcher.disconnected(session)
+        if not isinstance(outcome, bool):
+            self.side.start(complete_async(outcome))
+        service.dismiss(self)
+
+    def pause_writing(self) -> None:
+        """
+        Stop reading while the peer does not take what was sent.
+        """
+        self._stuck_since = time.monotonic()
+        self._resumed = asyncio.Event()
+        with contextlib.suppress(RuntimeError):
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """
+        Read again.
+        """
+        self._stuck_since = None
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+        self._resume_reading()
+        self._run()
+
+    # The conversation ------------------------------------------------------
+
+    def _run(self) -> None:
+        """
+        Answer all frames that have arrived, and send the answers together.
+        """
+        session, side = self.session, self.side
+        handle = side.service.dispatcher.handle
+        deadlines = self.deadlines
+        self._running = True
+        going = True
+        while going and self._tasks < self._most_tasks() and self._resumed is None:
+            event = session.next_event()
+            if event is NEED_DATA:
+                break
+            if isinstance(event, MessageReceived | MessageRejected):
+                deadlines.frame_done()
+            outcome = handle(session, event)
+            going = outcome if isinstance(outcome, bool) else self._await(outcome)
+        self._running = False
+        deadlines.after_read(session.buffered, time.monotonic())
+        self._flush()
+        if session.closed or not going:
+            if not self._tasks:
+                self._end()
+        elif side.service.draining and not self._tasks:
+            self.end_when_idle()
+
+    def _most_tasks(self) -> int:
+        service = self.side.service
+        if service.protocol.correlate is None:
+            return 1
+        return service.limits.requests or 1 << 30
+
+    def _carry_on(self, outcome: Outcome) -> None:
+        if isinstance(outcome, bool):
+            if not outcome:
+                self._flush()
+                self._end()
+        else:
+            self._await(outcome)
+
+    def _await(self, outcome: Outcome) -> bool:
+        """
+        Let a task find out how it goes on.
+        """
+        self._tasks += 1
+        if self._tasks >= self._most_tasks():
+            with contextlib.suppress(RuntimeError):
+                self.transport.pause_reading()
+        self.side.start(self._finish(outcome))
+        return True
+
+    async def _finish(self, outcome: Outcome) -> None:
+        going = False
+        try:
+            going = await complete_async(outcome)
+        finally:
+            self._tasks -= 1
+            if self.session.closed or not going:
+                if not self._tasks:
+                    self._flush()
+                    self._end()
+            else:
+                self._resume_reading()
+                self._run()
+
+    def _resume_reading(self) -> None:
+        if not self._ending and not self.transport.is_closing():
+            with contextlib.suppress(RuntimeError):
+                self.transport.resume_reading()
+
+    def _flow(self) -> Any:
+        resumed = self._resumed
+        return None if resumed is None else resumed.wait()
+
+    # Sending ---------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """
+        Send bytes, from whichever thread.
+        """
+        if threading.get_ident() != self.side.thread:
+            with contextlib.suppress(RuntimeError):
+                self.side.loop.call_soon_threadsafe(self.write, data)
+            return
+        self._out.append(data)
+        if not self._running:
+            self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if not self.transport.is_closing():
+                self.transport.write(data)
+
+    # Ending ----------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """
+        End the connection if one of its deadlines has passed.
+        """
+        service = self.side.service
+        limits = service.limits
+        if self._stuck_since is not None:
+            if limits.write is not None and now - self._stuck_since > limits.write:
+                reason = f"it did not take what was sent within {limits.write} s"
+                service.count("write", self.session.peer, reason)
+                self.abort()
+            return
+        if self._tasks or self._ending:
+            return
+        name, start, limit = self.deadlines.next(limits)
+        if limit is not None and now >= start + limit:
+            service.count(name, self.session.peer, f"exceeded {limit} s")
+            self._end()
+
+    def end_when_idle(self) -> None:
+        """
+        End the connection unless something is in flight.
+        """
+        if not self._tasks:
+            self._flush()
+            self._end()
+
+    def close(self) -> None:
+        """
+        End the connection after what was sent, from whichever thread.
+        """
+        if threading.get_ident() == self.side.thread:
+            if not self._running and not self._tasks:
+                self._flush()
+                self._end()
+        else:
+            with contextlib.suppress(RuntimeError):
+                self.side.loop.call_soon_threadsafe(self.close)
+
+    def abort(self) -> None:
+        """
+        End the connection now, whatever waits to be sent.
+        """
+        self.session.closed = True
+        self._ending = True
+        self.transport.abort()
+
+    def _end(self) -> None:
+        """
+        Say good-bye, and give the peer a moment to do so too.
+        """
+        if self._ending:
+            return
+        self._ending = True
+        self.session.closed = True
+        transport = self.transport
+        if self._ended or not transport.can_write_eof():
+            transport.close()
+            return
+        self._resume_reading()
+        with contextlib.suppress(OSError, RuntimeError):
+            transport.resume_reading()
+        with contextlib.suppress(OSError):
+            transport.write_eof()
+        self.side.loop.call_later(_GOODBYE, transport.close)

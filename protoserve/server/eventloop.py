@@ -1,0 +1,237 @@
+"""
+One thread for all connections: an event loop in place of the classic one.
+
+The steps stay the classic ones. The loop watches the server's descriptor, takes
+requests with `get_request` and `verify_request`, and hands them to
+`process_request`, which here gives them to the loop: a stream gets an asyncio
+protocol, datagrams are received by a loop of our own (asyncio's own datagram
+transport allocates 256 KiB for each read).
+
+A blocking handler would stop everyone, so only handler classes that know event
+loops are taken: those have a class method ``loop_side``, see `LoopSide`. uvloop is
+used where it is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from protoserve.server._reporting import tell_failure
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from protoserve.server.base import BaseServer as _Base
+else:
+    _Base = object
+
+__all__ = ["EventLoopMixIn", "LoopSide"]
+
+_BURST = 256
+"""Datagrams handled before the loop looks at other descriptors again."""
+
+
+class LoopSide(Protocol):
+    """
+    What a handler class gives to a server that has an event loop.
+    """
+
+    def connection(self, request: socket.socket, client_address: Any) -> Any:
+        """
+        Make the asyncio protocol for a new stream connection.
+        """
+
+    def datagram(self, data: bytes, client_address: Any) -> None:
+        """
+        Handle a datagram, without waiting.
+        """
+
+    def stop(self) -> None:
+        """
+        Let connections end as soon as they have nothing in flight.
+        """
+
+    def end(self) -> None:
+        """
+        End everything that is left.
+        """
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether any connection or task is left.
+        """
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """
+    Make the fastest event loop there is.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        import asyncio
+
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class EventLoopMixIn(_Base):
+    """
+    Handles all requests on an event loop, in the thread that serves.
+
+    For the caller:
+
+    - `loop`, while it serves
+
+    May be overridden, as class variables:
+
+    - `drain_timeout`
+
+    May be overridden:
+
+    - `make_loop`, to choose another event loop
+
+    Goes before the server class: ``class S(EventLoopMixIn, TCPServer)``; not together
+    with a mix-in that handles requests elsewhere. The handler class must have a
+    ``loop_side``; that of a `protoserve.Service` does.
+    """
+
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop, while `serve_forever` runs."""
+
+    drain_timeout: float = 10.0
+    """Seconds that connections may take to end after `shutdown`."""
+
+    _side: LoopSide | None = None
+    _wake_event: asyncio.Event | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.RequestHandlerClass, "loop_side"):
+            self.server_close()
+            name = getattr(self.RequestHandlerClass, "__name__", "this handler")
+            raise TypeError(
+                f"{name} handles a request by blocking, which would stop an event "
+                "loop; serve it with ThreadingMixIn, or write its "
+                "messages as routes of a protoserve.Service"
+            )
+
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        """
+        Make the event loop to serve on.
+        """
+        return new_event_loop()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """
+        Give a request to the event loop.
+        """
+        assert self._side is not None
+        if isinstance(request, tuple):
+            self._side.datagram(request[0], client_address)
+            self.close_request(request)
+            return
+        assert self.loop is not None
+        self.loop.create_task(self._connect(request, client_address))
+
+    async def _connect(self, request: socket.socket, client_address: Any) -> None:
+        assert self.loop is not None
+        assert self._side is not None
+        side = self._side
+        request.setblocking(False)
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: side.connection(request, client_address), request
+            )
+        except Exception as error:
+            tell_failure(self, request, client_address, error)
+            self.shutdown_request(request)
+
+    def _loop_run(self, poll_interval: float | None) -> None:
+        import asyncio
+
+        loop = self.loop = self.make_loop()
+        try:
+            asyncio.set_event_loop(loop)
+            self._side = self.RequestHandlerClass.loop_side(self, loop)  # type: ignore[attr-defined] # checked in __init__
+            loop.run_until_complete(self._serve_on(loop, poll_interval))
+        finally:
+            self.loop = None
+            asyncio.set_event_loop(None)
+            with contextlib.suppress(Exception):
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    async def _serve_on(
+        self, loop: asyncio.AbstractEventLoop, poll_interval: float | None
+    ) -> None:
+        import asyncio
+
+        event = self._wake_event = asyncio.Event()
+        descriptor = self.fileno()
+        self.socket.setblocking(False)  # type: ignore[attr-defined] # servers of sockets have one
+        loop.add_reader(descriptor, self._take_burst)
+        try:
+            while not self._loop_stopping():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), poll_interval)
+                event.clear()
+                self.service_actions()
+        finally:
+            loop.remove_reader(descriptor)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        import asyncio
+
+        assert self._side is not None
+        self._side.stop()
+        deadline = time.monotonic() + self.drain_timeout
+        while self._side.busy and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        self._side.end()
+        await asyncio.sleep(0)
+
+    def _take_burst(self) -> None:
+        """
+        Take the requests that wait, but not so many that others have to wait.
+        """
+        if self._loop_accept_delay():
+            return
+        for _ in range(_BURST):
+            if self._loop_stopping():
+                return
+            try:
+                request, client_address = self.get_request()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._loop_accept_failed(error)
+                self._pause_accepting()
+                return
+            self._loop_handle_taken(request, client_address)
+
+    def _pause_accepting(self) -> None:
+        delay = self._loop_accept_delay()
+        if not delay or self.loop is None:
+            return
+        loop, descriptor = self.loop, self.fileno()
+        loop.remove_reader(descriptor)
+
+        def again() -> None:
+            if not self._loop_stopping():
+                loop.add_reader(descriptor, self._take_burst)
+
+        loop.call_later(delay, again)
+
+    def _loop_wake(self) -> None:
+        super()._loop_wake()
+        loop, event = self.loop, self._wake_event
+        if loop is not None and event is not None:
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(event.set)
