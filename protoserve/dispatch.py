@@ -167,6 +167,7 @@ class Dispatcher:
                 ", ".join(cls.__name__ for cls in self.routes.messages),
                 None,
             )
+            error.what = "no route answers"
             error.header = event.header
             return self._rejected(session, MessageRejected(error, event.frame))
         call = Call(session, message, event.header, event.frame)

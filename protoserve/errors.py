@@ -155,10 +155,12 @@ class UnknownMessageError(RemoteProtocolError):
         self.known = known
         self.guess = guess
 
+    what = "no message has tag"
+
     def __str__(self) -> str:
         tag = self.tag
         shown = f"{tag:#x}" if type(tag) is int and tag > 9 else repr(tag)
-        text = f"{self.protocol}: no message has tag {shown} (known: {self.known})"
+        text = f"{self.protocol}: {self.what} {shown} (known: {self.known})"
         return f"{text}; these bytes look like {self.guess}" if self.guess else text
 
 

@@ -32,13 +32,12 @@ class DecimalFramer(BufferedFramer):
         start = self._start
         if len(data) <= start:
             return self._wait()
-        text, separator, _ = data[start : start + self._digits + 1].partition(
-            self._separator
-        )
-        if not text.isdigit():
-            self._corrupt(
-                f"expected a length in decimal digits, then {self._separator!r}"
-            )
+        window = bytes(data[start : start + self._digits + 1])
+        text = window[: len(window) - len(window.lstrip(b"0123456789"))]
+        separator = window[len(text) : len(text) + 1]
+        expected = f"expected a length in decimal digits, then {self._separator!r}"
+        if not text:
+            self._corrupt(expected)
         if text[0] == 0x30 and len(text) > 1:
             self._corrupt("its length starts with a 0")
         number = int(text)
@@ -46,6 +45,8 @@ class DecimalFramer(BufferedFramer):
             self._too_long(number, self.max_size)
         if not separator:
             return None
+        if separator != self._separator:
+            self._corrupt(expected)
         if number < self._least:
             self._corrupt(f"its length is {number}")
         body = start + len(text) + 1

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from protoserve.server._reporting import RareLog, logger
+from protoserve.rarelog import RareLog
+from protoserve.server._reporting import logger
 
 __all__ = ["HandlerFactory", "RequestSteps"]
 
@@ -45,7 +46,7 @@ class RequestSteps:
     ) -> None:
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
-        self._loop_rare_log = RareLog()
+        self._loop_rare_log = RareLog(logger)
 
     if TYPE_CHECKING:
         # Not there at run time, where it would hide that of a class that

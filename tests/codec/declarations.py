@@ -350,6 +350,8 @@ def shown(node: Any) -> str:
     if isinstance(node, Record):
         parts = [f"{f.name!r} / {shown(f.construct)}" for f in node.fields]
         return f"Message({', '.join(parts)})"
+    if isinstance(node, c.LazyBound):
+        return f"LazyBound({shown(node.subconfunc())})"
     inner = []
     for name, value in vars(node).items():
         if isinstance(value, c.Construct):
@@ -364,7 +366,7 @@ def shown(node: Any) -> str:
                 for k, v in value.items()
             ]
             inner.append(f"{{{', '.join(parts)}}}")
-        elif name not in ("name", "docs", "parsed", "flagbuildnone", "_subcons"):
+        elif name[0] != "_" and name not in ("name", "docs", "parsed", "flagbuildnone"):
             inner.append(f"{name}={value!r}")
     return f"{type(node).__name__}({', '.join(inner)})"
 

@@ -27,7 +27,7 @@ TIMES = int(os.environ.get("PROTOSERVE_TRIALS", "1"))
 """How many times more declarations to try than usual, and other ones each time."""
 
 thorough = settings(
-    max_examples=250 * TIMES,
+    max_examples=100 * TIMES,
     deadline=None,
     derandomize=TIMES == 1,
     suppress_health_check=list(HealthCheck),

@@ -7,7 +7,7 @@ import pytest
 from examples.dns_server import ZONE, app
 from protocols import dns
 from protoserve import Direction, Peer, Role, Session
-from protoserve.events import NEED_DATA, MessageRejected
+from protoserve.events import NEED_DATA
 
 
 def zone(*records):
@@ -221,10 +221,7 @@ class Conversation:
         """
         self.server.receive_data(data)
         while (event := self.server.next_event()) is not NEED_DATA:
-            if isinstance(event, MessageRejected):
-                app.dispatcher.rejected(self.server, event)
-            else:
-                app.dispatcher.received(self.server, event)
+            app.done(app.dispatcher.handle(self.server, event))
         for answer in self.server.data_to_send():
             self.client.receive_data(answer)
         received = []

@@ -17,7 +17,7 @@ from examples.modbus_station import DEVICE, Station
 from protocols import modbus as mb
 from protocols.modbus import ExceptionCode, Mbap, ReadDeviceIdCode, modbus
 from protoserve import Message, Role, Service, Session
-from protoserve.events import NEED_DATA, MessageReceived
+from protoserve.events import NEED_DATA
 from protoserve.server import ThreadingTCPServer
 
 
@@ -34,10 +34,7 @@ class Talk:
         """Hand over bytes of the stream; give what was answered to them."""
         self.server.receive_data(data)
         while (event := self.server.next_event()) is not NEED_DATA:
-            dispatcher = self.app.dispatcher
-            known = isinstance(event, MessageReceived)
-            handle = dispatcher.received if known else dispatcher.rejected
-            assert handle(self.server, event)
+            assert self.app.done(self.app.dispatcher.handle(self.server, event))
         return b"".join(self.server.data_to_send())
 
     def call(self, request: Message, **header: int) -> Message:

@@ -4,7 +4,6 @@ The example server, without a socket.
 
 import time
 
-import attrs
 import pytest
 
 from examples.ntp_server import LocalClock, app
@@ -34,9 +33,7 @@ def test_answer(version):
     arrived = time.time()
     request = ntp.ClientRequest(poll=6, transmit_timestamp=ASKED)
     (data,) = ask(request, received_at=arrived, version=version, leap=3)
-    header, message, _ = attrs.astuple(
-        ntp.ntp.parse(data, Direction.RESPONSE), recurse=False
-    )
+    header, message, _ = ntp.ntp.parse(data, Direction.RESPONSE)
     assert ntp.Header(ntp.Leap.NO_WARNING, version, ntp.Mode.SERVER) == header
     assert message.stratum == 3
     assert message.poll == 6

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from protoserve import rarelog
 from protoserve.server import (
     BaseRequestHandler,
     DatagramRequestHandler,
@@ -15,7 +16,6 @@ from protoserve.server import (
     UDPServer,
     UnixDatagramServer,
     UnixStreamServer,
-    _reporting,
 )
 
 ADDRESS = ("127.0.0.1", 0)
@@ -471,8 +471,8 @@ def test_path_already_removed(short_path):
 def test_rare_log(monkeypatch, caplog):
     """Lines of one kind are a second apart, and tell how many were held back."""
     now = [100.0]
-    monkeypatch.setattr(_reporting.time, "monotonic", lambda: now[0])
-    log = _reporting.RareLog()
+    monkeypatch.setattr(rarelog.time, "monotonic", lambda: now[0])
+    log = rarelog.RareLog(logging.getLogger("protoserve.server"))
     for moment in (100.0, 100.5, 100.9, 101.0, 102.0):
         now[0] = moment
         log.log(logging.ERROR, "trouble %d", 1)
