@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import dns
@@ -391,6 +391,7 @@ class TestMessages:
             questions(MAX_ELEMENTS + 1)
 
     @pytest.mark.parametrize("direction", Direction)
+    @settings(max_examples=40)
     @given(st.data())
     def test_round_trip(self, direction, data):
         """
