@@ -13,6 +13,7 @@ generators are imported when the first function is made.
 from __future__ import annotations
 
 import linecache
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,13 @@ from protoserve.codec import boundary
 from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.record import Record, root_context
 
+logger = logging.getLogger("protoserve")
+
 if TYPE_CHECKING:
     from protoserve.codec.generate_build import BuildWriter
     from protoserve.codec.generate_parse import ParseWriter
 
-__all__ = ["builder_of", "compile_function", "parser_of", "source_of"]
+__all__ = ["builder_of", "compile_function", "parser_of", "source_of", "tell_failure"]
 
 
 def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
@@ -35,21 +38,21 @@ def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
     def interpreted(data: Any) -> Any:
         return boundary.parse_message(record, data, caps)
 
-    from protoserve.codec.emit import Untranslatable
     from protoserve.codec.generate_parse import ParseWriter, parse_globals
 
     try:
         writer = ParseWriter(caps)
         body = _parse_source(record, writer)
-    except Untranslatable:
+        names = {
+            **parse_globals(),
+            **writer.out.constants,
+            "explain": interpreted,
+            "make_root": lambda: root_context(parsing=True, _usage=Usage(caps)),
+        }
+        return compile_function("parse", body, names, record.record_name)
+    except Exception as exc:
+        tell_failure(record.record_name, exc)
         return interpreted
-    names = {
-        **parse_globals(),
-        **writer.out.constants,
-        "explain": interpreted,
-        "make_root": lambda: root_context(parsing=True, _usage=Usage(caps)),
-    }
-    return compile_function("parse", body, names, record.record_name)
 
 
 def _parse_source(record: Record, writer: ParseWriter) -> str:
@@ -91,21 +94,21 @@ def builder_of(record: Record) -> Callable[[Any], bytes]:
     def interpreted(message: Any) -> bytes:
         return boundary.build_message(record, message)
 
-    from protoserve.codec.emit import Untranslatable
     from protoserve.codec.generate_build import BuildWriter, build_globals
 
     try:
         writer = BuildWriter()
         body = _build_source(record, writer)
-    except Untranslatable:
+        names = {
+            **build_globals(),
+            **writer.out.constants,
+            "explain": interpreted,
+            "make_root": lambda: root_context(parsing=False),
+        }
+        return compile_function("build", body, names, record.record_name)
+    except Exception as exc:
+        tell_failure(record.record_name, exc)
         return interpreted
-    names = {
-        **build_globals(),
-        **writer.out.constants,
-        "explain": interpreted,
-        "make_root": lambda: root_context(parsing=False),
-    }
-    return compile_function("build", body, names, record.record_name)
 
 
 def _build_source(record: Record, writer: BuildWriter) -> str:
@@ -129,6 +132,17 @@ def _build_source(record: Record, writer: BuildWriter) -> str:
         "    return explain(o)",
     ]
     return "\n".join(lines)
+
+
+def tell_failure(owner: str, exc: Exception) -> None:
+    """
+    Log why no code was generated, unless it is that there is no straight-line form.
+    """
+    from protoserve.codec.emit import Untranslatable
+
+    if not isinstance(exc, Untranslatable):
+        text = "%s is left to Construct: generating its code failed"
+        logger.warning(text, owner, exc_info=exc)
 
 
 def compile_function(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from protoserve.codec.caps import Caps, Usage
-from protoserve.codec.compiled import compile_function
+from protoserve.codec.compiled import compile_function, tell_failure
 from protoserve.codec.emit import Scope, Symbol, Untranslatable
 from protoserve.codec.frame import FrameCodec
 from protoserve.codec.generate_build import BuildWriter, build_globals
@@ -148,7 +148,8 @@ def frame_parser(
         made: Callable[[Any, Any], Any]
         made = _frame_parser(codec, tag, find, most, result)
         return made
-    except Untranslatable:
+    except Exception as exc:
+        tell_failure(codec.name, exc)
         return _give_up
 
 
@@ -253,7 +254,8 @@ def frame_builder(
     """
     try:
         return _frame_builder(codec, record, literals)
-    except Untranslatable:
+    except Exception as exc:
+        tell_failure(record.record_name, exc)
         return None
 
 

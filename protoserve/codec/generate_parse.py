@@ -314,6 +314,9 @@ class ParseWriter:
         self.move_to(pos)
 
     def _emit_raw(self, node: Raw, target: str, scope: Scope) -> None:
+        if node.size == 0:
+            self.after(f"{target} = b''")
+            return
         if isinstance(node.size, int):
             self.take(">", f"{node.size}s", node.size, target)
             return
@@ -571,7 +574,7 @@ class ParseWriter:
             count = self.out.name("n")
             self.out.line(f"{count} = {translate(node.count, scope)}")
         run = element_run(element)
-        if run is not None:
+        if run is not None and _has_value(element):
             self._repeat_fixed(node, run, count, target, scope)
             return
         self._repeat_general(element, count, target, scope)
@@ -959,6 +962,17 @@ class _Shape:
     def _grow(self, size: int) -> bool:
         self.size += size
         return True
+
+
+def _has_value(node: Node) -> bool:
+    """
+    Whether a fixed-size node takes anything but padding.
+    """
+    if isinstance(node, Group):
+        return any(_has_value(item.node) for item in node.items)
+    if isinstance(node, Raw):
+        return bool(node.size)
+    return not isinstance(node, Padding)
 
 
 def same_count(node: Node | None, name: str) -> bool:

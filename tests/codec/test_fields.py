@@ -94,6 +94,34 @@ def test_cstring_in_two_bytes(codec):
     assert "terminator" in refused(codec, cls, "61 00 00 01 00").expected
 
 
+@pytest.mark.parametrize(
+    ("construct", "value", "data"),
+    [
+        (c.Bytes(0), b"", ""),
+        (c.Array(0, c.Int8ub), [], ""),
+        (c.Array(2, c.Bytes(0)), [b"", b""], ""),
+        (c.Array(2, c.Padding(1)), [None, None], "00 00"),
+        (c.PrefixedArray(c.Int8ub, c.Padding(2)), [None], "01 00 00"),
+        (c.GreedyRange(c.Padding(2)), [None], "00 00"),
+        (c.Array(2, c.Const(b"x")), [b"x", b"x"], "78 78"),
+        (c.Struct(), {}, ""),
+        (c.Pass, None, ""),
+    ],
+)  # fmt: skip
+def test_values_of_no_bytes_and_bytes_of_no_value(codec, construct, value, data):
+    """What takes no bytes has its value all the same, and padding is an element."""
+    both_ways(codec, one(construct)(field=value), data)
+
+    class Framed(Message):
+        before: int = wire(c.Int8ub)
+        field: object = wire(c.Prefixed(c.Int8ub, construct), kw_only=True)
+        after: int = wire(c.Int8ub, kw_only=True)
+
+    message = Framed(1, field=value, after=2)
+    again = codec.parse(Framed, codec.build(message))
+    assert (value, 2) == (again.field, again.after)
+
+
 # Bits --------------------------------------------------------------------
 
 
