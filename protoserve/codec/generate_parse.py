@@ -893,7 +893,7 @@ class _Lookup(dict[Any, Any]):
         if self.make is None:
             raise Mismatch
         made = self.make(value)
-        if len(self) < 4096:
+        if made is not value and len(self) < 1024:
             self[value] = made
         return made
 

@@ -214,10 +214,13 @@ def _measured(work: Callable[[], tuple[Any, float]]) -> float:
     Measure again, without the collector and without what only happens once.
     """
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
+    times = []
     try:
-        return statistics.median(work()[1] for _ in range(_RUNS))
+        for _ in range(_RUNS):
+            gc.collect()  # what one run leaves behind is not to pile up
+            times.append(work()[1])
+        return statistics.median(times)
     finally:
         if was_enabled:
             gc.enable()
