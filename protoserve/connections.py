@@ -24,11 +24,6 @@ import attrs
 
 from protoserve.deadlines import Deadlines
 from protoserve.errors import PeerTimeoutError
-from protoserve.events import (
-    NEED_DATA,
-    MessageReceived,
-    MessageRejected,
-)
 from protoserve.server.handlers import BaseRequestHandler
 from protoserve.session import Peer, Role, Session
 
@@ -75,6 +70,13 @@ class ServiceHandler(BaseRequestHandler):
 
         return ServiceLoopSide(cls.service, server, loop)
 
+    @classmethod
+    def drain_requests(cls) -> None:
+        """
+        Let every connection of this process end when it has nothing in flight.
+        """
+        cls.service.drain()
+
     def handle(self) -> None:
         """
         Handle the request, whichever kind it is.
@@ -110,7 +112,7 @@ class Connection:
         transport = "unix" if sock.family == socket.AF_UNIX else "tcp"
         peer = Peer(transport, address)
         self.session = Session(service.protocol, Role.SERVER, peer)
-        self.session.writer = self.write
+        self.session.flush = self.flush
         self.session.closer = self.stop_reading
 
     def run(self) -> None:
@@ -148,14 +150,13 @@ class Connection:
         """
         Handle all events that are there; say whether to go on.
         """
-        service, session = self.service, self.session
-        while (event := session.next_event()) is not NEED_DATA:
-            if isinstance(event, MessageReceived | MessageRejected):
-                self._deadlines.frame_done()
-            if not service.done(service.dispatcher.handle(session, event)):
-                return False
+        session = self.session
+        before = session.received
+        going = self.service.answer(session)
+        if session.received != before:
+            self._deadlines.frame_done()
         self._deadlines.after_read(session.buffered, time.monotonic())
-        return not session.closed
+        return going and not session.closed
 
     def _read(self) -> bytes | None:
         """
@@ -176,15 +177,16 @@ class Connection:
                 return None
             _wait(self.sock, select.POLLIN, left, self.service.waker.fileno())
 
-    def write(self, data: bytes) -> None:
+    def flush(self) -> None:
         """
-        Send bytes, all of them, whichever thread calls.
+        Send what the session has to send, all of it, whichever thread calls.
 
         Raises:
             PeerTimeoutError: the peer did not take them within the write limit.
             ConnectionError: the peer has gone.
         """
-        with self._lock:
+        with self._lock:  # also while it is taken: the order stays
+            data = b"".join(self.session.data_to_send())
             try:
                 self._send_all(memoryview(data))
             except (OSError, ValueError) as error:  # ValueError: closed meanwhile
@@ -283,7 +285,6 @@ def _converse(service: Service, conversation: Conversation, data: bytes) -> bool
         if not service.done(service.dispatcher.connected(session)):
             return False
     session.receive_data(data)
-    while (event := session.next_event()) is not NEED_DATA:
-        if not service.done(service.dispatcher.handle(session, event)):
-            return False
+    if not service.answer(session):
+        return False
     return session.peer is not None and bool(session.peer.address)

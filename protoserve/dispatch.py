@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -25,6 +25,7 @@ from protoserve.errors import (
     UnknownMessageError,
 )
 from protoserve.events import (
+    NEED_DATA,
     Event,
     Frame,
     MessageReceived,
@@ -32,9 +33,10 @@ from protoserve.events import (
     StreamBroken,
 )
 from protoserve.messages import Message
+from protoserve.protocol import Direction, Protocol
 from protoserve.rarelog import RareLog
 from protoserve.routing import Call, Route, Routes
-from protoserve.session import Session
+from protoserve.session import Parcel, Session
 
 __all__ = [
     "Dispatcher",
@@ -51,6 +53,9 @@ _FAILURES = (Exception, SystemExit)
 """What a handler may raise without an effect beyond the message at hand."""
 
 _NOT_CALLED = object()
+
+_MOST_HELD = 256
+"""Answers that are gathered before they are sent."""
 
 Policy: TypeAlias = Literal["close", "skip"]
 
@@ -121,15 +126,53 @@ async def complete_async(outcome: Outcome) -> bool:
         return bool(stop.value)
 
 
+class _Repliers(dict[type, Callable[[Any, Any], bytes]]):
+    """
+    What builds the frames of answers, by their class; made when first needed.
+    """
+
+    def __init__(self, protocol: Protocol, *, stream: bool) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.stream = stream
+
+    def __missing__(self, cls: type) -> Callable[[Any, Any], bytes]:
+        made = None
+        if issubclass(cls, Message):
+            made = self.protocol.replier(cls, Direction.RESPONSE, stream=self.stream)
+        self[cls] = made or _no_answer
+        return self[cls]
+
+
+def _no_answer(_header: Any, _message: Any) -> bytes:
+    raise NotImplementedError
+
+
+def _after(waiting: Any) -> Generator[Any, Any, bool]:
+    yield waiting
+    return True
+
+
 @attrs.define
 class Dispatcher:
     """
     Calls a handler's methods for the events of any number of sessions.
     """
 
+    protocol: Protocol
     routes: Routes
     policies: Policies
+    _direct: dict[type, Any] = attrs.field(init=False)
+    """The routes that can be called without a `Call`."""
+    _stream_repliers: _Repliers = attrs.field(init=False)
+    _datagram_repliers: _Repliers = attrs.field(init=False)
     _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
+
+    def __attrs_post_init__(self) -> None:
+        messages = self.routes.messages
+        self._direct = {c: r.direct for c, r in messages.items() if r.direct}
+        self._stream_repliers = _Repliers(self.protocol, stream=True)
+        self._datagram_repliers = _Repliers(self.protocol, stream=False)
 
     def connected(self, session: Session) -> Outcome:
         """
@@ -144,6 +187,106 @@ class Dispatcher:
         """
         hook = self.routes.disconnected
         return hook is None or self._try(hook, Call(session))
+
+    def answer(self, session: Session) -> Outcome:
+        """
+        Let what has arrived be answered.
+
+        Returns:
+            True once more bytes are needed. After the steps of any other outcome
+            that lets the conversation go on, it is to be called again.
+        """
+        while True:
+            parcels = session.next_parcels()
+            if parcels:
+                outcome = self._answer_run(session, parcels)
+                if session.spent:
+                    return outcome
+            else:
+                event = session.next_event()
+                if event is NEED_DATA:
+                    return True
+                outcome = self.handle(session, event)
+            if outcome is not True:
+                return outcome
+
+    def _answer_run(self, session: Session, parcels: Iterable[Parcel]) -> Outcome:
+        """
+        Answer messages as long as that is no more than calling a route.
+
+        The answers leave together. What takes more steps ends the run; the rest of
+        the messages are put back.
+        """
+        direct = self._direct
+        stream = session.stream
+        repliers = self._stream_repliers if stream else self._datagram_repliers
+        outgoing = session.outgoing
+        send = outgoing.append
+        outcome: Outcome = True
+        rest: Any = iter(parcels)
+        was_held, session.held = session.held, True
+        try:
+            for parcel in rest:
+                header, message, _, _, _ = parcel
+                method = direct.get(type(message))
+                if method is None:
+                    outcome = self._received(session, session.event_of(parcel))
+                    break
+                try:
+                    result = method(message, session, header)
+                except _FAILURES as exc:
+                    outcome = self._failed(*self._call(session, parcel), exc)
+                    break
+                if session.closed:
+                    outcome = self._goes_on_with(session, parcel, result)
+                    break
+                if result is None:
+                    continue
+                try:
+                    send(repliers[type(result)](header, result))
+                except Exception:
+                    # What is wrong with it, and what else there is, the longer way
+                    # finds out.
+                    outcome = self._try(*self._call(session, parcel), result=result)
+                    break
+                if len(outgoing) >= _MOST_HELD:
+                    break
+            else:
+                rest = None
+        finally:
+            session.held = was_held
+            if rest is not None:
+                session.put_back(rest)
+        if outgoing and not was_held and session.flush is not None:
+            return self._flush(session, outcome)
+        return outcome
+
+    def _call(self, session: Session, parcel: Parcel) -> tuple[Route, Call]:
+        event = session.event_of(parcel)
+        found = self.routes.messages[type(event.message)]
+        return found, Call(session, event.message, event.header, event.frame)
+
+    def _goes_on_with(self, session: Session, parcel: Parcel, result: Any) -> Outcome:
+        """
+        Deal with what a route returned that has closed the session.
+        """
+        if result is None:
+            return False
+        return self._try(*self._call(session, parcel), result=result)
+
+    def _flush(self, session: Session, outcome: Outcome) -> Outcome:
+        """
+        Send what a run has gathered, before anything else is done.
+        """
+        try:
+            session.flush()  # type: ignore[misc] # there is one
+        except (ConnectionError, TimeoutError):
+            return False  # the peer has gone; whoever wrote has taken note of it
+        if outcome is True and session.flow is not None:
+            waiting = session.flow()
+            if waiting is not None:
+                return _after(waiting)
+        return outcome
 
     def handle(self, session: Session, event: Event) -> Outcome:
         """

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from protoserve.deadlines import Deadlines
 from protoserve.dispatch import Outcome, complete_async
-from protoserve.events import NEED_DATA, MessageReceived, MessageRejected
 from protoserve.session import Peer, Role, Session
 
 if TYPE_CHECKING:
@@ -105,12 +104,11 @@ class ServiceLoopSide:
     def _take(self, conversation: Any, data: bytes) -> bool:
         session = conversation.session
         session.receive_data(data)
-        while (event := session.next_event()) is not NEED_DATA:
-            outcome = self.service.dispatcher.handle(session, event)
-            if not isinstance(outcome, bool):
-                self.start(complete_async(outcome))
-            elif not outcome:
+        answer = self.service.dispatcher.answer
+        while (outcome := answer(session)) is not True:
+            if outcome is False:
                 return False
+            self.start(complete_async(outcome))
         return session.peer is not None and bool(session.peer.address)
 
     def start(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -166,9 +164,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     __slots__ = (
         "_ended",
         "_ending",
-        "_out",
         "_resumed",
-        "_running",
         "_stuck_since",
         "_tasks",
         "address",
@@ -188,13 +184,12 @@ class LoopConnection(asyncio.BufferedProtocol):
         transport = "unix" if sock.family == socket.AF_UNIX else "tcp"
         peer = Peer(transport, address)
         self.session = Session(side.service.protocol, Role.SERVER, peer)
-        self.session.writer = self.write
+        self.session.flush = self.flush
         self.session.closer = self.close
         self.session.flow = self._flow
         self.deadlines = Deadlines(time.monotonic())
         self.transport: Any = None
-        self._out: list[bytes] = []
-        self._running = self._ended = self._ending = False
+        self._ended = self._ending = False
         self._tasks = 0
         self._stuck_since: float | None = None
         self._resumed: asyncio.Event | None = None
@@ -285,21 +280,20 @@ class LoopConnection(asyncio.BufferedProtocol):
         Answer all frames that have arrived, and send the answers together.
         """
         session, side = self.session, self.side
-        handle = side.service.dispatcher.handle
-        deadlines = self.deadlines
-        self._running = True
+        answer = side.service.dispatcher.answer
+        before = session.received
+        session.held = True
         going = True
         while going and self._tasks < self._most_tasks() and self._resumed is None:
-            event = session.next_event()
-            if event is NEED_DATA:
+            outcome = answer(session)
+            if outcome is True:
                 break
-            if isinstance(event, MessageReceived | MessageRejected):
-                deadlines.frame_done()
-            outcome = handle(session, event)
-            going = outcome if isinstance(outcome, bool) else self._await(outcome)
-        self._running = False
-        deadlines.after_read(session.buffered, time.monotonic())
-        self._flush()
+            going = outcome is not False and self._await(outcome)
+        session.held = False
+        if session.received != before:
+            self.deadlines.frame_done()
+        self.deadlines.after_read(session.buffered, time.monotonic())
+        self.flush()
         if session.closed or not going:
             if not self._tasks:
                 self._end()
@@ -315,7 +309,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     def _carry_on(self, outcome: Outcome) -> None:
         if isinstance(outcome, bool):
             if not outcome:
-                self._flush()
+                self.flush()
                 self._end()
         else:
             self._await(outcome)
@@ -339,7 +333,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             self._tasks -= 1
             if self.session.closed or not going:
                 if not self._tasks:
-                    self._flush()
+                    self.flush()
                     self._end()
             else:
                 self._resume_reading()
@@ -356,22 +350,17 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     # Sending ---------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def flush(self) -> None:
         """
-        Send bytes, from whichever thread.
+        Send what the session has to send, from whichever thread.
         """
         if threading.get_ident() != self.side.thread:
             with contextlib.suppress(RuntimeError):
-                self.side.loop.call_soon_threadsafe(self.write, data)
+                self.side.loop.call_soon_threadsafe(self.flush)
             return
-        self._out.append(data)
-        if not self._running:
-            self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
+        out = self.session.outgoing
+        if out and not self.session.held:
+            data = out.popleft() if len(out) == 1 else b"".join(out)
             out.clear()
             if not self.transport.is_closing():
                 self.transport.write(data)
@@ -399,19 +388,25 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     def end_when_idle(self) -> None:
         """
-        End the connection unless something is in flight.
+        End the connection unless something is in flight, or has arrived unread.
         """
-        if not self._tasks:
-            self._flush()
+        if not self._tasks and not self._unread():
+            self.flush()
             self._end()
+
+    def _unread(self) -> bool:
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:  # nothing has, or the peer is gone
+            return False
 
     def close(self) -> None:
         """
         End the connection after what was sent, from whichever thread.
         """
         if threading.get_ident() == self.side.thread:
-            if not self._running and not self._tasks:
-                self._flush()
+            if not self.session.held and not self._tasks:
+                self.flush()
                 self._end()
         else:
             with contextlib.suppress(RuntimeError):

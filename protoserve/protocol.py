@@ -133,6 +133,7 @@ class Protocol:
     """For a tag function: the numbers that it reads, with their bits."""
     _inverted: dict[Any, dict[str, int]] = attrs.field(init=False, factory=dict)
     _parsers: dict[Direction, Any] = attrs.field(init=False, factory=dict)
+    _runners: dict[Direction, Any] = attrs.field(init=False, factory=dict)
     _builders: dict[type[Message], Any] = attrs.field(init=False, factory=dict)
     _senders: dict[Direction, dict[type[Message], _Sender]] = attrs.field(
         init=False, factory=dict
@@ -211,13 +212,22 @@ class Protocol:
             # What it does not know, and what is wrong, the interpreted form finds out.
             return self._parse_slowly(frame, direction, session)
 
+    def parser(self, direction: Direction) -> Any:
+        """
+        Give the function that parses whole frames, of frame and session.
+
+        It raises anything if `parse` has to be asked.
+        """
+        if direction not in self._parsers:
+            self._parsers[direction] = self._made_parser(direction)
+        return self._parsers[direction]
+
     def _parse_slowly(
         self, frame: BytesLike, direction: Direction, session: Any
     ) -> Parsed:
         if direction not in self._parsers:
-            self._parsers[direction] = made = self._made_parser(direction)
             with contextlib.suppress(Exception):
-                return made(frame, session)  # type: ignore[no-any-return]
+                return self.parser(direction)(frame, session)  # type: ignore[no-any-return]
         table = self._tables[direction]
 
         def choose(header: Any) -> tuple[Record, Caps]:
@@ -237,13 +247,17 @@ class Protocol:
         """
         from protoserve.codec.generate_frame import frame_parser
 
+        find = self._finder(direction)
+        return frame_parser(self._codec, self.tag, find, Caps().size, Parsed)
+
+    def _finder(self, direction: Direction) -> Callable[[Any], Any]:
         table = self._tables[direction]
 
         def find(tag: Any) -> tuple[Record, Caps] | None:
             cls = table.get(plain_tag(tag))
             return None if cls is None else (cls._record, cls._caps)
 
-        return frame_parser(self._codec, self.tag, find, Caps().size, Parsed)
+        return find
 
     def build(
         self,
@@ -290,6 +304,64 @@ class Protocol:
         header = self.header_for(message, direction, base=base)
         return self.build_under(header, message, session=session)
 
+    def run_parser(self, direction: Direction) -> Any:
+        """
+        Give the function that parses a stream's frames in one pass.
+
+        See `protoserve.codec.generate_frame.run_parser`; `None` if the protocol has
+        none.
+        """
+        if direction not in self._runners:
+            head = None if self.framing is None else self.framing.length_head
+            made = None
+            if head is not None:
+                from protoserve.codec.generate_frame import run_parser
+
+                find = self._finder(direction)
+                made = run_parser(self._codec, self.tag, find, Caps().size, head)
+            self._runners[direction] = made
+        return self._runners[direction]
+
+    def replier(
+        self, cls: type[Message], direction: Direction, *, stream: bool
+    ) -> Callable[[Any, Message], bytes] | None:
+        """
+        Give the function that builds the frame of an answer, ready to be sent.
+
+        Args:
+            cls: the answer's class.
+            direction: which table has its tag.
+            stream: whether it is sent over a stream.
+
+        Returns:
+            A function of the request's header and the answer, which raises anything
+            if `build` has to be used; `None` if there is no such function.
+        """
+        tag = self._tags[direction].get(cls)
+        literals = self._literals(tag)
+        if cls not in self._tags[direction] or literals is None:
+            return None
+        framing = self.framing
+        head = None
+        if framing is not None and (stream or framing.in_frame):
+            head = framing.length_head
+            if head is None or not head.code:
+                return None
+        from protoserve.codec.generate_frame import frame_builder
+
+        trailer = None if self.trailer is None else self.trailer()
+        return frame_builder(self._codec, cls._record, literals, head, trailer)
+
+    def _literals(self, tag: Any) -> dict[str, int] | None:
+        """
+        Give the header's fields that are the tag itself; `None` if it is worked out.
+        """
+        if self.tag is None:
+            return {}
+        if isinstance(self.tag, str) and "." not in self.tag and type(tag) is int:
+            return {self.tag: tag}
+        return None
+
     def _made_sender(self, cls: type[Message], direction: Direction) -> _Sender:
         """
         Make what builds one class's frames at once, where the tag is a constant.
@@ -299,11 +371,7 @@ class Protocol:
         from protoserve.codec.generate_frame import frame_builder
 
         tag = self._tags[direction][cls]
-        literals = None
-        if self.tag is None:
-            literals = {}
-        elif isinstance(self.tag, str) and "." not in self.tag and type(tag) is int:
-            literals = {self.tag: tag}
+        literals = self._literals(tag)
         if literals is None:
             return _Sender(None, None, None)
         template = None

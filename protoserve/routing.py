@@ -159,6 +159,8 @@ class Route:
     """Whether it is a coroutine function or an asynchronous generator."""
     invoke: Callable[[Call], Any]
     """Calls the method; gives what the method returns."""
+    direct: Callable[[Any, Any, Any], Any] | None = None
+    """The same from message, session and header; `None` if the method takes more."""
 
 
 @attrs.frozen
@@ -282,7 +284,8 @@ class _Compiler:
         is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(
             plain
         )
-        compiled = Route(name, is_async, _invoker(method, sources, by_name))
+        direct = None if by_name else _direct(method, sources)
+        compiled = Route(name, is_async, _invoker(method, sources, by_name), direct)
         self._check_answers(function, hints.get("return"), answered)
         self._file(function, compiled, hook, details, answered)
 
@@ -490,6 +493,17 @@ def _invoker(
     if len(sources) == 1:
         return lambda call: method(getters(call))
     return lambda call: method(*getters(call))
+
+
+def _direct(method: Callable[..., Any], sources: list[str]) -> Any:
+    """
+    Make what calls a method from message, session and header.
+    """
+    names = ("message", "session", "header")
+    if not set(sources) <= set(names):
+        return None
+    made = f"lambda {', '.join(names)}: method({', '.join(sources)})"
+    return eval(made, {"method": method})  # noqa: S307 - our own names only
 
 
 def _place(function: Any) -> str:

@@ -104,6 +104,7 @@ class Service:
         """How often each limit has turned somebody away, or ended it, by its name."""
         self._background = BackgroundLoop()
         self.dispatcher = Dispatcher(
+            protocol,
             routes_of(protocol, handler),
             Policies(malformed=on_malformed, unknown=on_unknown, failed=on_failed),
         )
@@ -143,6 +144,17 @@ class Service:
         Wait for what a dispatcher has begun; say whether the conversation goes on.
         """
         return complete(outcome, self._background)
+
+    def answer(self, session: Session) -> bool:
+        """
+        Let all that has arrived be answered; say whether the conversation goes on.
+
+        It waits for what routes have begun.
+        """
+        while (outcome := self.dispatcher.answer(session)) is not True:
+            if not self.done(outcome):
+                return False
+        return True
 
     # The lifespan ----------------------------------------------------------
 
@@ -356,19 +368,21 @@ class Service:
         peer = Peer(transport, address)
         session = Session(self.protocol, Role.SERVER, peer, stream=False)
 
-        def write(data: bytes) -> None:
-            if not address:
-                logger.debug("an answer is dropped: the sender has no address")
-                return
-            # A Unix socket would wait for a peer that does not read.
-            flags = socket.MSG_DONTWAIT if transport == "unixgram" else 0
-            try:
-                sock.sendto(data, flags, address)
-            except OSError as error:
-                text = "cannot send %d bytes to %s: %s"
-                _rare.log(logging.WARNING, text, len(data), peer, error)
+        # A Unix socket would wait for a peer that does not read.
+        flags = socket.MSG_DONTWAIT if transport == "unixgram" else 0
 
-        session.writer = write
+        def flush() -> None:
+            for data in session.data_to_send():
+                if not address:
+                    logger.debug("an answer is dropped: the sender has no address")
+                    return
+                try:
+                    sock.sendto(data, flags, address)
+                except OSError as error:
+                    text = "cannot send %d bytes to %s: %s"
+                    _rare.log(logging.WARNING, text, len(data), peer, error)
+
+        session.flush = flush
         return session
 
 

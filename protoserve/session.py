@@ -2,8 +2,8 @@
 One conversation with one peer, without any I/O.
 
 Bytes go in by `Session.receive_data`, events come out of `Session.next_event`;
-messages go in by `Session.send`, bytes come out of `Session.data_to_send` (or go
-straight to whoever set `Session.writer`). A session of a stream cuts it into
+messages go in by `Session.send`, bytes come out of `Session.data_to_send` (whoever
+set `Session.flush` is told). A session of a stream cuts it into
 frames; one of datagrams takes each as it is. It ties responses to requests by
 the protocol's key, and follows the protocol's state table: what is not legal in
 the present state is refused, whoever sends it.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -36,11 +36,15 @@ from protoserve.events import (
     StreamBroken,
 )
 from protoserve.framing.base import Framer
+from protoserve.framing.buffer import BufferedFramer
 from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
 from protoserve.types import BytesLike
 
-__all__ = ["Peer", "Role", "Session"]
+__all__ = ["Parcel", "Peer", "Role", "Session"]
+
+Parcel: TypeAlias = tuple[Any, Any, bytes, int, int]
+"""A message that was parsed: its header, itself, and its frame as part of a buffer."""
 
 _MOST_REQUESTS = 1 << 15
 """
@@ -110,22 +114,31 @@ class Session:
         "_broken",
         "_clock",
         "_ended",
-        "_events",
+        "_frames",
         "_framer",
         "_next_key",
+        "_parcels",
+        "_parse",
+        "_parse_run",
+        "_plain",
         "_received_at",
+        "_rejected",
         "_requests",
+        "_take_run",
         "closed",
         "closer",
         "flow",
+        "flush",
+        "held",
         "outgoing",
         "peer",
         "phase",
         "protocol",
+        "received",
         "role",
+        "spent",
         "state",
         "stream",
-        "writer",
     )
 
     def __init__(
@@ -151,8 +164,14 @@ class Session:
         self.phase: str | None = next(iter(protocol.states or ()), None)
         """Where in the protocol's state table the conversation is."""
         self.closed = False
-        self.writer: Callable[[bytes], None] | None = None
-        """Takes what is sent at once; without it `data_to_send` has it."""
+        self.flush: Callable[[], None] | None = None
+        """Is called when `data_to_send` has something that need not wait."""
+        self.held = False
+        """Whether what is sent waits: who set it sees to the flushing."""
+        self.spent = False
+        """Whether `next_parcels` has given the last that there was."""
+        self.received = 0
+        """How many frames have come."""
         self.closer: Callable[[], None] | None = None
         """Is called by `close`."""
         self.flow: Callable[[], Any] | None = None
@@ -160,13 +179,27 @@ class Session:
         self.outgoing: deque[bytes] = deque()
         self._clock = clock
         self._received_at = 0.0
-        self._events: deque[Event | Frame] = deque()
+        self._frames: deque[bytes] = deque()
+        """Frames that were cut, but not parsed."""
+        self._rejected: MessageRejected | None = None
+        self._parcels: deque[Parcel] = deque()
+        """What has been parsed in advance."""
         self._ended = self._broken = False
         self._requests: dict[Hashable, Any] = {}
         self._next_key = 0
         self._framer: Framer | None = None
+        self._take_run: Callable[..., int] | None = None
+        self._parse_run: Callable[..., int] | None = None
+        self._parse: Any = None
+        # Whether no message decides how the next one is judged.
+        self._plain = role is Role.SERVER and protocol.states is None
+        if self._plain:
+            self._parse = protocol.parser(self.inbound)
         if stream and protocol.framing is not None:
             self._framer = protocol.framing.framer()
+            self._parse_run = protocol.run_parser(self.inbound)
+            if self._parse_run is not None and isinstance(self._framer, BufferedFramer):
+                self._take_run = self._framer.take_run
 
     def __repr__(self) -> str:
         return f"<Session {self.protocol.name} {self.role.value} {self.peer or ''}>"
@@ -201,13 +234,15 @@ class Session:
             self._framer.feed(data)
             return
         framing = self.protocol.framing
+        if type(data) is not bytes:
+            data = bytes(data)
+        if framing is None:
+            self._frames.append(data)
+            return
         try:
-            frames = [bytes(data)] if framing is None else framing.split(bytes(data))
+            self._frames.extend(framing.split(data))
         except RemoteProtocolError as error:
-            whole = Frame(bytes(data), self._received_at)
-            self._events.append(MessageRejected(error, whole))
-        else:
-            self._events.extend(Frame(f, self._received_at) for f in frames)
+            self._rejected = MessageRejected(error, Frame(data, self._received_at))
 
     def receive_eof(self) -> None:
         """
@@ -222,6 +257,10 @@ class Session:
         Returns:
             An event, or `NEED_DATA` if more bytes are needed first.
         """
+        if self._parcels:
+            return self.event_of(self._parcels.popleft())
+        if self._frames:
+            return self._parsed(self._frames.popleft())
         if self._framer is not None and not self._broken and not self.closed:
             try:
                 data = self._framer.decode()
@@ -231,14 +270,69 @@ class Session:
                 self._broken, self._ended = True, False
                 return StreamBroken(error)
             if data is not None:
-                return self._parsed(Frame(data, self._received_at))
-        if self._events:
-            event = self._events.popleft()
-            return self._parsed(event) if isinstance(event, Frame) else event
+                return self._parsed(data)
+        if self._rejected is not None:
+            rejected, self._rejected = self._rejected, None
+            return rejected
         if self._ended:
             self._ended = False
             return PeerClosed()
         return NEED_DATA
+
+    def next_parcels(self) -> Iterable[Parcel]:
+        """
+        Give the next messages in short, if they need no judgement.
+
+        None may be left lying: what is not dealt with goes to `put_back`.
+
+        Returns:
+            Nothing if `next_event` has to be asked.
+        """
+        parcels = self._parcels
+        self.spent = False
+        if parcels:
+            self._parcels = deque()
+            return parcels
+        if not self._plain or self._broken or self.closed:
+            return ()
+        if self._take_run is not None:
+            taken: list[Parcel] = []
+            left = self._take_run(self._parse_run, self, taken.append)
+            if taken:
+                self.received += len(taken)
+                self.spent = not (left or self._ended)
+                return taken
+        frames = self._frames
+        try:
+            if not frames:
+                if self._framer is None:
+                    return ()
+                frame = self._framer.decode()
+                if frame is None:
+                    return ()
+                frames.append(frame)
+            frame = frames[0]
+            header, message, _ = self._parse(frame, self)
+        except Exception:
+            return ()  # next_event tells what is wrong
+        frames.popleft()
+        self.received += 1
+        return ((header, message, frame, 0, len(frame)),)
+
+    def put_back(self, parcels: Iterable[Parcel]) -> None:
+        """
+        Keep messages for the next time; they were the first in order.
+        """
+        self._parcels.extend(parcels)
+        self.spent = False
+
+    def event_of(self, parcel: Parcel) -> MessageReceived:
+        """
+        Tell a message at length.
+        """
+        header, message, data, start, stop = parcel
+        frame = Frame(data[start:stop], self._received_at)
+        return MessageReceived(message, header, frame)
 
     @property
     def received_at(self) -> float:
@@ -254,9 +348,11 @@ class Session:
         """
         return 0 if self._framer is None else self._framer.buffered
 
-    def _parsed(self, frame: Frame) -> Event:
+    def _parsed(self, data: bytes) -> Event:
+        self.received += 1
+        frame = Frame(data, self._received_at)
         try:
-            parsed = self.protocol.parse(frame.data, self.inbound, session=self)
+            parsed = self.protocol.parse(data, self.inbound, session=self)
             try:
                 self.phase = self._next_phase(parsed.message, RemoteProtocolError)
             except RemoteProtocolError as error:
@@ -301,11 +397,14 @@ class Session:
             raise SessionClosedError(f"the session with {self.peer} is closed")
         protocol = self.protocol
         base = reply_to if header is None else header
-        asking = self.role is Role.CLIENT and protocol.correlate is not None
-        fresh = self._fresh_key() if asking and base is None else None
-        header = protocol.header_for(message, self.outbound, base=base, key=fresh)
         phase = self._next_phase(message, LocalProtocolError)
-        frame = protocol.build_under(header, message, session=self)
+        asking = self.role is Role.CLIENT and protocol.correlate is not None
+        if asking:
+            fresh = self._fresh_key() if base is None else None
+            header = protocol.header_for(message, self.outbound, base=base, key=fresh)
+            frame = protocol.build_under(header, message, session=self)
+        else:
+            frame = protocol.build(message, self.outbound, header=base, session=self)
         if protocol.framing is not None:
             try:
                 if self.stream:
@@ -323,18 +422,16 @@ class Session:
         """
         Hand bytes to the transport.
         """
-        if self.writer is not None:
-            self.writer(data)
-        else:
-            self.outgoing.append(data)
+        self.outgoing.append(data)
+        if self.flush is not None and not self.held:
+            self.flush()
 
     def data_to_send(self) -> list[bytes]:
         """
         Take what is waiting to be sent, each message's bytes by themselves.
         """
-        waiting = list(self.outgoing)
-        self.outgoing.clear()
-        return waiting
+        outgoing = self.outgoing
+        return [outgoing.popleft() for _ in range(len(outgoing))]
 
     def close(self) -> None:
         """

@@ -290,11 +290,12 @@ def test_no_framing():
 # Sending -------------------------------------------------------------------
 
 
-def test_writer_and_closer():
+def test_flush_and_closer():
     """What is sent goes to the transport, if there is one, and closing tells it."""
     told = []
     speaker = session(protocol(), Role.CLIENT)
-    speaker.writer, speaker.closer = told.append, lambda: told.append("closed")
+    speaker.flush = lambda: told.extend(speaker.data_to_send())
+    speaker.closer = lambda: told.append("closed")
     speaker.send(Ping(1))
     speaker.close()
     assert [bytes.fromhex("0004 01 0000 01"), "closed"] == told

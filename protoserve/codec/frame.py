@@ -34,7 +34,29 @@ from protoserve.codec.record import (
 from protoserve.errors import RemoteProtocolError
 from protoserve.types import BytesLike
 
-__all__ = ["FrameCodec"]
+__all__ = ["FrameCodec", "LengthHead"]
+
+
+@attrs.frozen
+class LengthHead:
+    """
+    A length of fixed size that cuts a stream, in the terms of who reads it.
+    """
+
+    code: str
+    """The struct module's byte order and letter; empty if it knows no such number."""
+    unpack: Callable[[Any, int], tuple[Any, ...]]
+    """Reads the number; gives a tuple of one."""
+    offset: int
+    """Where the number stands, in bytes from the first."""
+    size: int
+    """Bytes from the first that are needed to know how long a frame is."""
+    plus: int
+    """What is added to the number to get the bytes up to the next frame."""
+    skip: int
+    """Bytes in front that are not handed out."""
+    most: int
+    """The most bytes up to the next frame."""
 
 
 @attrs.frozen

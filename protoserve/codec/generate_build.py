@@ -566,6 +566,26 @@ class BuildWriter:
             self.pieces, self.out.depth, self.contexts = pieces, depth, contexts
             self._leave(raw, value, scope)
 
+    def write_prefix(self, at: int, plus: int, most: int) -> None:
+        """
+        Write the number in front that counts all pieces behind it.
+
+        Args:
+            at: its piece.
+            plus: what is added to the bytes counted.
+            most: the most bytes that it may count.
+        """
+        counted = self.pieces[at + 1 :]
+        if all(piece.code for piece in counted):
+            size = sum(piece.size for piece in counted)
+            if size > most:
+                raise Untranslatable
+            self.pieces[at] = attrs.evolve(self.pieces[at], source=str(size + plus))
+            return
+        number = self.pieces[at].source
+        self.out.line(f"{number} = {_sum(counted, plus)}")
+        self.fail_if(f"{number} > {most + plus}")
+
     def write_lengths(
         self,
         lengths: list[tuple[str, LengthOf, str]],

@@ -17,7 +17,7 @@ from typing import Any
 from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.compiled import compile_function, tell_failure
 from protoserve.codec.emit import Scope, Symbol, Untranslatable
-from protoserve.codec.frame import FrameCodec
+from protoserve.codec.frame import FrameCodec, LengthHead
 from protoserve.codec.generate_build import BuildWriter, build_globals
 from protoserve.codec.generate_parse import Mismatch, ParseWriter, parse_globals
 from protoserve.codec.plan import Bits, Group, plan_of
@@ -28,7 +28,7 @@ from protoserve.codec.record import (
     root_context,
 )
 
-__all__ = ["frame_builder", "frame_parser"]
+__all__ = ["frame_builder", "frame_parser", "run_parser"]
 
 
 def _plan(record: Record) -> Group:
@@ -76,32 +76,58 @@ class _Bodies(dict[Any, Callable[..., Any]]):
         self,
         codec: FrameCodec,
         find: Callable[[Any], tuple[Record, Caps] | None],
+        make: Callable[[FrameCodec, Record, Caps], Callable[..., Any]],
     ) -> None:
         super().__init__()
         self.codec = codec
         self.find = find
+        self.make = make
 
     def __missing__(self, tag: Any) -> Callable[..., Any]:
         found = self.find(tag)
         if found is None:
             raise Mismatch
-        made = _body_parser(self.codec, *found)
+        made = self.make(self.codec, *found)
         if len(self) < 4096:
             self[tag] = made
         return made
 
 
-def _body_parser(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
+def _body_of_frame(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
     """
-    Make the function that parses one kind of body: all of ``buf[pos:end]``.
+    Make the function that parses one kind of body in a buffer that is one frame.
     """
     writer = ParseWriter(caps)
     writer.bounded = codec.trailer is None
-    header = codec.header
-    start = fixed_size(header)
+    start = fixed_size(codec.header)
     if start is not None:  # positions are constants then
         writer.var, writer.off = "", start
-    writer.out.depth = 1
+    return _body_parser(codec, record, writer)
+
+
+def _body_in_run(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
+    """
+    Make the function that parses one kind of body among other frames.
+
+    It gives up on fields that refer to the session: the messages before it are not
+    answered yet, and may change that.
+    """
+    writer = ParseWriter(caps)
+    size = fixed_size(record)
+    writer.bounded = size is not None
+    if size is not None:
+        writer.fail_if(f"end - pos != {size}")
+    made = _body_parser(codec, record, writer)
+    return _give_up if writer.uses_context else made
+
+
+def _body_parser(
+    codec: FrameCodec, record: Record, writer: ParseWriter
+) -> Callable[..., Any]:
+    """
+    Write the function that parses one kind of body: all of ``buf[pos:end]``.
+    """
+    header = codec.header
     scope = _header_scope(None if header is None else _plan(header))
     try:
         writer.emit_message(_plan(record), "o", Scope(scope))
@@ -115,6 +141,7 @@ def _body_parser(codec: FrameCodec, record: Record, caps: Caps) -> Callable[...,
         lines.append("    root = frame_context(h, session, make_root())")
     lines += writer.out.lines
     lines += [f"    if {writer.place()} != end: raise Mismatch", "    return o"]
+    caps = writer.caps
     names = {
         **parse_globals(),
         **writer.out.constants,
@@ -177,6 +204,43 @@ def _frame_parser(
     writer.out.depth = 1
     writer.end = "stop"
     writer.bounded = codec.trailer is None
+    begin = _emit_parts(codec, writer, "end", ("", 0))
+    names: dict[str, Any] = {
+        **parse_globals(),
+        **writer.out.constants,
+        "BODIES": _Bodies(codec, find, _body_of_frame),
+        "TAG": tag,
+        "Result": functools.partial(tuple.__new__, result),
+    }
+    lines = [
+        "def parse(data, session):",
+        "    buf = data if type(data) is bytes else bytes(data)",
+        "    end = len(buf)",
+        f"    if end > {most}: raise Mismatch",
+        f"    stop = end - {codec.trailer_size}",
+        *(["    if stop < 0: raise Mismatch"] if codec.trailer else []),
+        *writer.out.lines,
+        f"    m = BODIES[{_tag_source(tag)}](buf, {begin}, stop, h, session)",
+        "    return Result((h, m, t))",
+    ]
+    return compile_function("parse", "\n".join(lines), names, codec.name)
+
+
+def _emit_parts(
+    codec: FrameCodec, writer: ParseWriter, end: str, first: tuple[str, int]
+) -> str:
+    """
+    Write what parses a frame's header and trailer, ``h`` and ``t``, and checks them.
+
+    Args:
+        codec: header and trailer.
+        writer: what has been written; it stands where the header begins.
+        end: the variable that holds the frame's end; ``stop`` holds the body's.
+        first: where the frame begins.
+
+    Returns:
+        Where the body begins, as source.
+    """
     header = None if codec.header is None else _plan(codec.header)
     trailer = None if codec.trailer is None else _plan(codec.trailer)
     places: dict[str, Any] = {}
@@ -188,56 +252,122 @@ def _frame_parser(
         writer.flush()
         scopes.append((header, inner))
     else:
+        writer.flush()
         writer.out.line("h = None")
     start = writer.here()
     begin = writer.place()
     if trailer is not None:
-        writer.var, writer.off, writer.end, writer.bounded = "stop", 0, "end", True
+        writer.var, writer.off, writer.end, writer.bounded = "stop", 0, end, True
         inner = Scope(scope)
         places.update(writer.emit_message(trailer, "t", inner))
         writer.flush()
         scopes.append((trailer, inner))
     else:
         writer.out.line("t = None")
-    places["header"] = (("", 0), start)
+    places["header"] = (first, start)
     places["body"] = (start, ("stop", 0))
-    places["trailer"] = (("stop", 0), ("end", 0))
+    places["trailer"] = (("stop", 0), (end, 0))
     for group, inner in scopes:
         writer.check_computed(group, places, inner, outer=True)
     if writer.uses_context or writer.counts:
         raise Untranslatable
-    bodies = _Bodies(codec, find)
+    return begin
+
+
+def _tag_source(tag: Any) -> str:
+    """
+    Write how a header's tag is read.
+    """
+    if tag is None:
+        return "None"
+    if isinstance(tag, str):
+        return f"h.{tag}"
+    if isinstance(tag, tuple):
+        return f"({', '.join(f'h.{name}' for name in tag)},)"
+    return "TAG(h)"
+
+
+def run_parser(
+    codec: FrameCodec,
+    tag: str | tuple[str, ...] | Callable[[Any], Any] | None,
+    find: Callable[[Any], tuple[Record, Caps] | None],
+    most: int,
+    head: LengthHead,
+) -> Callable[..., int] | None:
+    """
+    Make the function that parses the frames of a stream in one pass.
+
+    It stops at the first frame that is not whole, or of which it does not know what
+    to make: that one is left to the framer and `frame_parser`.
+
+    Args:
+        codec: header and trailer.
+        tag: what in the header says which message follows.
+        find: gives the record for a tag.
+        most: the largest frame, in bytes.
+        head: how the stream is cut.
+
+    Returns:
+        A function of buffer, start, end, session, and of what takes each frame as a
+        tuple of header, message, buffer, start and end. It gives where it stopped.
+        `None` if there is no such function for this protocol.
+    """
+    size = fixed_size(codec.header)
+    if size is None or not head.code:
+        return None
+    try:
+        return _run_parser(codec, tag, find, most, head, size)
+    except Exception as exc:
+        tell_failure(codec.name, exc)
+        return None
+
+
+def _run_parser(
+    codec: FrameCodec, tag: Any, find: Any, most: int, head: LengthHead, size: int
+) -> Callable[..., int]:
+    writer = ParseWriter(Caps())
+    writer.out.depth = 3
+    least = max(head.skip + size + codec.trailer_size, head.size)
+    if head.skip:
+        writer.take(head.code[0], head.code[1:], head.size, "n")
+    else:
+        unpack = writer.out.constant(head.unpack, "unpack")
+        writer.out.line(f"n, = {unpack}(buf, pos + {head.offset})")
+    for line in (
+        f"n += {head.plus}",
+        f"if not {least} <= n <= {min(head.most, most)}: break",
+        "stop_at = pos + n",
+        "if stop_at > end: break",
+        f"stop = stop_at - {codec.trailer_size}",
+    ):
+        writer.after(line)
+    begin = _emit_parts(codec, writer, "stop_at", ("pos", head.skip))
+    body = f"BODIES[{_tag_source(tag)}](buf, {begin}, stop, h, session)"
+    lines = [
+        "def run(buf, pos, end, session, add):",
+        "    try:",
+        f"        while end - pos >= {least}:",
+        *writer.out.lines,
+        f"            add((h, {body}, buf, pos + {head.skip}, stop_at))",
+        "            pos = stop_at",
+        "    except Exception: pass",
+        "    return pos",
+    ]
     names: dict[str, Any] = {
         **parse_globals(),
         **writer.out.constants,
-        "BODIES": bodies,
+        "BODIES": _Bodies(codec, find, _body_in_run),
         "TAG": tag,
-        "Result": functools.partial(tuple.__new__, result),
     }
-    if tag is None:
-        source = "None"
-    elif isinstance(tag, str):
-        source = f"h.{tag}"
-    elif isinstance(tag, tuple):
-        source = f"({', '.join(f'h.{name}' for name in tag)},)"
-    else:
-        source = "TAG(h)"
-    lines = [
-        "def parse(data, session):",
-        "    buf = data if type(data) is bytes else bytes(data)",
-        "    end = len(buf)",
-        f"    if end > {most}: raise Mismatch",
-        f"    stop = end - {codec.trailer_size}" if trailer else "    stop = end",
-        *(["    if stop < 0: raise Mismatch"] if trailer else []),
-        *writer.out.lines,
-        f"    m = BODIES[{source}](buf, {begin}, stop, h, session)",
-        "    return Result((h, m, t))",
-    ]
-    return compile_function("parse", "\n".join(lines), names, codec.name)
+    return compile_function("run", "\n".join(lines), names, codec.name)
 
 
 def frame_builder(
-    codec: FrameCodec, record: Record, literals: Mapping[str, int]
+    codec: FrameCodec,
+    record: Record,
+    literals: Mapping[str, int],
+    head: LengthHead | None = None,
+    trailer: Any = None,
 ) -> Callable[..., bytes] | None:
     """
     Make the function that builds the frames of one message class.
@@ -247,20 +377,26 @@ def frame_builder(
         record: the message.
         literals: header fields that always have the same number on the wire,
             whatever the header says: the tag.
+        head: makes frames ready for the stream that is cut like this.
+        trailer: the trailer of each frame, unless another is given.
 
     Returns:
         A function of header, message and trailer that gives the frame, or raises
         anything; `None` if it has no straight-line form.
     """
     try:
-        return _frame_builder(codec, record, literals)
+        return _frame_builder(codec, record, literals, head, trailer)
     except Exception as exc:
         tell_failure(record.record_name, exc)
         return None
 
 
 def _frame_builder(
-    codec: FrameCodec, record: Record, literals: Mapping[str, int]
+    codec: FrameCodec,
+    record: Record,
+    literals: Mapping[str, int],
+    head: LengthHead | None,
+    usual_trailer: Any,
 ) -> Callable[..., bytes]:
     writer = BuildWriter()
     writer.literals = dict(literals)
@@ -271,6 +407,10 @@ def _frame_builder(
     lengths: Any = []
     checksums: Any = []
     spans: dict[str, tuple[int, int]] = {}
+    prefixed = head is not None and head.skip > 0
+    if head is not None and prefixed:
+        writer.fixed(head.code[0], head.code[1:], head.size, "n")
+    first = len(writer.pieces)
     if header is not None:
         part = writer.place_message(header, "h", scope)
         if writer.literals:  # not all of them could be written in
@@ -290,13 +430,25 @@ def _frame_builder(
         lengths += part.lengths
         checksums += part.checksums
         spans.update(part.spans)
-    spans["header"], spans["body"] = (0, start), (start, stop)
+    spans["header"], spans["body"] = (first, start), (start, stop)
     spans["trailer"] = (stop, len(writer.pieces))
     if writer.uses_context:
         raise Untranslatable
     writer.write_lengths(lengths, spans)
     writer.write_checksums(checksums, spans)
+    if head is not None and prefixed:
+        writer.write_prefix(0, head.size - head.plus, head.most - head.skip)
     result = writer.joined(writer.pieces)
-    lines = ["def build(h, o, t):", *writer.out.lines, f"    return {result}"]
-    names = {**build_globals(), **writer.out.constants}
+    lines = ["def build(h, o, t=TRAILER):", *writer.out.lines]
+    if head is not None and not prefixed:
+        # The header has the length already, if it is declared as it should be.
+        number = writer.out.constant(head.unpack, "unpack")
+        lines += [
+            f"    d = {result}",
+            f"    if {number}(d, {head.offset})[0] + {head.plus} != len(d) "
+            f"or len(d) > {head.most}: raise Mismatch",
+        ]
+        result = "d"
+    lines.append(f"    return {result}")
+    names = {**build_globals(), **writer.out.constants, "TRAILER": usual_trailer}
     return compile_function("build", "\n".join(lines), names, record.record_name)

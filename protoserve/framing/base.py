@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 
+from protoserve.codec.frame import LengthHead
 from protoserve.errors import CorruptedFrameError, FrameTooLongError
 from protoserve.framing.diagnosis import SHOWN, diagnose
 from protoserve.types import BytesLike
@@ -40,6 +41,15 @@ class Framing(abc.ABC):
         in the header). Then datagrams carry it too and are cut by it.
         """
         return False
+
+    @property
+    def length_head(self) -> LengthHead | None:
+        """
+        How a length of fixed size cuts the stream, if that is all there is to it.
+
+        Then generated code may cut it too (`BufferedFramer.take_run`).
+        """
+        return None
 
     @abc.abstractmethod
     def framer(self) -> Framer:

@@ -19,7 +19,8 @@ good frame does not pay for it.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from protoserve.errors import (
     CorruptedFrameError,
@@ -88,6 +89,23 @@ class BufferedFramer(Framer):
         How many bytes of the next frame have arrived.
         """
         return len(self._data) - self._start
+
+    def take_run(self, take: Callable[..., int], *details: Any) -> int:
+        """
+        Let a function that cuts frames itself take as many as it can.
+
+        Args:
+            take: is given the unread bytes, as buffer, start and end; it gives the
+                start of what it left. It is not called while the buffer grows.
+            details: what else it is given.
+
+        Returns:
+            How many bytes are left.
+        """
+        data = self._data
+        if type(data) is bytes:
+            self._start = take(data, self._start, len(data), *details)
+        return len(data) - self._start
 
     def end(self) -> bytes | None:
         """

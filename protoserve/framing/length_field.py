@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 
+from protoserve.codec.frame import LengthHead
 from protoserve.framing.base import DEFAULT_MAX_SIZE, Framer, Framing
 from protoserve.framing.checks import check_size, flag, integer, natural, positive
 from protoserve.framing.length_framer import length_framer
-from protoserve.framing.lengths import Layout, number_of
+from protoserve.framing.lengths import Layout, head_of, number_of
 
 __all__ = ["LengthField"]
 
@@ -69,6 +70,13 @@ class LengthField(Framing):
         True: the length is a part of the frame.
         """
         return True
+
+    @property
+    def length_head(self) -> LengthHead | None:
+        """
+        How the number cuts the stream; `None` for a VarInt.
+        """
+        return head_of(self._layout, self.max_size, strip=False)
 
     def framer(self) -> Framer:
         """

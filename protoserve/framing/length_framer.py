@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from protoserve.codec.frame import LengthHead
 from protoserve.framing.buffer import BufferedFramer
-from protoserve.framing.lengths import FixedNumber, Layout, VariableNumber
+from protoserve.framing.lengths import Layout, head_of
 
 __all__ = ["length_framer"]
 
@@ -40,16 +41,16 @@ class _LengthFramer(BufferedFramer):
 
 
 class _FixedLengthFramer(_LengthFramer):
-    def __init__(self, max_size: int, layout: Layout, *, strip: bool) -> None:
+    def __init__(
+        self, max_size: int, layout: Layout, head: LengthHead, *, strip: bool
+    ) -> None:
         super().__init__(max_size, layout, strip=strip)
-        assert isinstance(layout.number, FixedNumber)
-        size = layout.number.size
-        self._unpack: Any = layout.number.unpack
-        self._offset = layout.offset
-        self._head = layout.offset + size
-        self._plus = layout.total(0, size)
-        self._skip = size if strip else 0
-        self._most = max_size + self._skip
+        self._unpack: Any = head.unpack
+        self._offset = head.offset
+        self._head = head.size
+        self._plus = head.plus
+        self._skip = head.skip
+        self._most = head.most
 
     def decode(self) -> bytes | None:
         data = self._data
@@ -107,6 +108,7 @@ def length_framer(max_size: int, layout: Layout, *, strip: bool) -> BufferedFram
         layout: where the length stands, and what it counts.
         strip: whether to hand out only what follows the length.
     """
-    if isinstance(layout.number, VariableNumber):
+    head = head_of(layout, max_size, strip=strip)
+    if head is None:
         return _VariableLengthFramer(max_size, layout, strip=strip)
-    return _FixedLengthFramer(max_size, layout, strip=strip)
+    return _FixedLengthFramer(max_size, layout, head, strip=strip)

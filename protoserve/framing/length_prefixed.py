@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 
+from protoserve.codec.frame import LengthHead
 from protoserve.framing.base import DEFAULT_MAX_SIZE, Framer, Framing
 from protoserve.framing.checks import check_size, flag, integer, positive
 from protoserve.framing.length_framer import length_framer
-from protoserve.framing.lengths import Layout, number_of
+from protoserve.framing.lengths import Layout, head_of, number_of
 
 __all__ = ["LengthPrefixed"]
 
@@ -63,6 +64,13 @@ class LengthPrefixed(Framing):
     def _make_layout(self) -> Layout:
         number = number_of(self, "prefix", self.prefix)
         return Layout(number, 0, self.adjustment, self.inclusive)
+
+    @property
+    def length_head(self) -> LengthHead | None:
+        """
+        How the number cuts the stream; `None` for a VarInt.
+        """
+        return head_of(self._layout, self.max_size, strip=True)
 
     def framer(self) -> Framer:
         """

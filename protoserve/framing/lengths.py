@@ -15,9 +15,17 @@ from typing import Any, TypeAlias, cast
 import attrs
 import construct
 
+from protoserve.codec.frame import LengthHead
 from protoserve.framing.checks import refuse, unfit
 
-__all__ = ["FixedNumber", "Layout", "Number", "VariableNumber", "number_of"]
+__all__ = [
+    "FixedNumber",
+    "Layout",
+    "Number",
+    "VariableNumber",
+    "head_of",
+    "number_of",
+]
 
 _Buffer: TypeAlias = bytes | bytearray
 _Unpack: TypeAlias = Callable[[_Buffer, int], tuple[Any, ...]]
@@ -38,6 +46,8 @@ class FixedNumber:
     pack: Callable[[int], bytes]
     unpack_swapped: _Unpack | None = None
     """The same in the other byte order, where there is one."""
+    code: str = ""
+    """The struct module's byte order and letter, where it knows such a number."""
 
     def read(
         self,
@@ -117,7 +127,7 @@ def _struct_number(code: str) -> FixedNumber:
     swapped = None
     if order is not None and fixed.size > 1:
         swapped = struct.Struct(order + code[1:]).unpack_from
-    return FixedNumber(fixed.size, fixed.unpack_from, fixed.pack, swapped)
+    return FixedNumber(fixed.size, fixed.unpack_from, fixed.pack, swapped, code)
 
 
 def _bytes_number(size: int, *, little: bool, signed: bool) -> FixedNumber:
@@ -248,3 +258,27 @@ class Layout:
         if frame[self.offset : after] == packed:
             return frame
         return b"".join((frame[: self.offset], packed, frame[after:]))
+
+
+def head_of(layout: Layout, max_size: int, *, strip: bool) -> LengthHead | None:
+    """
+    Describe a layout whose number has a fixed size; `None` for another.
+
+    Args:
+        layout: where the length stands, and what it counts.
+        max_size: the longest frame handed out.
+        strip: whether only what follows the length is handed out.
+    """
+    number = layout.number
+    if isinstance(number, VariableNumber):
+        return None
+    skip = number.size if strip else 0
+    return LengthHead(
+        number.code,
+        number.unpack,
+        layout.offset,
+        layout.offset + number.size,
+        layout.total(0, number.size),
+        skip,
+        max_size + skip,
+    )
