@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 WORKERS ?= auto
 
-.PHONY: help demo test lint fuzz clean
+.PHONY: help demo test lint bench fuzz clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -33,6 +33,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell protoserve protocols examples tests docs benchmarks *.md
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[bench]'
+	$(BIN)/python -m benchmarks.server --write-docs $(BENCH_ARGS)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --cases 200000

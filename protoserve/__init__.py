@@ -6,61 +6,94 @@ from that one declaration a server on the classic `protoserve.server` stack, and
 everything else that speaks the protocol.
 """
 
-from protoserve import checksums
-from protoserve.errors import (
-    CorruptedFrameError,
-    DeclarationError,
-    ErrorResponse,
-    FrameTooLongError,
-    IncompleteFrameError,
-    InvalidMessageError,
-    LocalProtocolError,
-    MalformedMessageError,
-    PeerTimeoutError,
-    ProtocolError,
-    ProtoserveError,
-    RemoteProtocolError,
-    SessionClosedError,
-    UnknownMessageError,
-)
-from protoserve.events import Frame
-from protoserve.framing import (
-    Cobs,
-    Datagram,
-    Delimited,
-    FixedSize,
-    Framer,
-    Framing,
-    Hdlc,
-    LengthField,
-    LengthPrefixed,
-    Netstring,
-    OctetCounted,
-    SelfDelimiting,
-    Slip,
-    SyncWord,
-)
-from protoserve.limits import Limits
-from protoserve.messages import (
-    Caps,
-    Message,
-    Request,
-    checksum_of,
-    count_of,
-    length_of,
-    wire,
-)
-from protoserve.protocol import Direction, Protocol
-from protoserve.routing import (
-    connected,
-    disconnected,
-    malformed,
-    on_error,
-    route,
-    unknown,
-)
-from protoserve.service import Service
-from protoserve.session import Peer, Role, Session
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protoserve import checksums
+    from protoserve.errors import (
+        CorruptedFrameError,
+        DeclarationError,
+        ErrorResponse,
+        FrameTooLongError,
+        IncompleteFrameError,
+        InvalidMessageError,
+        LocalProtocolError,
+        MalformedMessageError,
+        PeerTimeoutError,
+        ProtocolError,
+        ProtoserveError,
+        RemoteProtocolError,
+        SessionClosedError,
+        UnknownMessageError,
+    )
+    from protoserve.events import Frame
+    from protoserve.framing import (
+        Cobs,
+        Datagram,
+        Delimited,
+        FixedSize,
+        Framer,
+        Framing,
+        Hdlc,
+        LengthField,
+        LengthPrefixed,
+        Netstring,
+        OctetCounted,
+        SelfDelimiting,
+        Slip,
+        SyncWord,
+    )
+    from protoserve.limits import Limits
+    from protoserve.messages import (
+        Caps,
+        Message,
+        Request,
+        checksum_of,
+        count_of,
+        length_of,
+        wire,
+    )
+    from protoserve.protocol import Direction, Protocol
+    from protoserve.routing import (
+        connected,
+        disconnected,
+        malformed,
+        on_error,
+        route,
+        unknown,
+    )
+    from protoserve.service import Service
+    from protoserve.session import Peer, Role, Session
+else:
+    from protoserve.late import late
+
+    __getattr__, __dir__ = late(
+        __name__,
+        {
+            "checksums": "",
+            "errors": (
+                "CorruptedFrameError DeclarationError ErrorResponse "
+                "FrameTooLongError IncompleteFrameError InvalidMessageError "
+                "LocalProtocolError MalformedMessageError PeerTimeoutError "
+                "ProtocolError ProtoserveError RemoteProtocolError "
+                "SessionClosedError UnknownMessageError"
+            ),
+            "events": "Frame",
+            "framing": (
+                "Cobs Datagram Delimited FixedSize Framer Framing Hdlc "
+                "LengthField LengthPrefixed Netstring OctetCounted "
+                "SelfDelimiting Slip SyncWord"
+            ),
+            "limits": "Limits",
+            "messages": "Caps Message Request checksum_of count_of length_of wire",
+            "protocol": "Direction Protocol",
+            "routing": "connected disconnected malformed on_error route unknown",
+            "service": "Service",
+            "session": "Peer Role Session",
+        },
+    )
 
 __all__ = [
     "Caps",

@@ -13,7 +13,8 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class BackgroundLoop:
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return] # it is what was awaited
+
+    def start(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """
+        Begin a coroutine without waiting for it.
+        """
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def is_stuck(self) -> bool:
         """

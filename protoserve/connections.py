@@ -16,13 +16,16 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
 from protoserve.deadlines import Deadlines
+from protoserve.dispatch import Outcome, complete
 from protoserve.errors import PeerTimeoutError
 from protoserve.server.handlers import BaseRequestHandler
 from protoserve.session import Peer, Role, Session
@@ -71,6 +74,39 @@ class ServiceHandler(BaseRequestHandler):
         return ServiceLoopSide(cls.service, server, loop)
 
     @classmethod
+    def parkable(cls, _server: Any, request: Any, client_address: Any) -> Any:
+        """
+        Give a `PoolMixIn` a connection that goes on in steps; `None` for a datagram.
+        """
+        cls.service.open()
+        if isinstance(request, tuple):
+            return None
+        return Connection(cls.service, request, client_address)
+
+    @classmethod
+    def batch_side(cls, server: Any) -> Any:
+        """
+        Give a server that receives batches what it runs, see `protoserve.batches`.
+        """
+        from protoserve.batches import ServiceBatchSide
+
+        return ServiceBatchSide(cls.service, server)
+
+    @classmethod
+    def handshake_limit(cls) -> float | None:
+        """
+        Give a `TLSMixIn` the seconds that a handshake may take; `None` for no limit.
+        """
+        return 0.0 if cls.service.draining else cls.service.limits.handshake
+
+    @classmethod
+    def handshake_failed(cls, client_address: Any, error: Any) -> None:
+        """
+        Be told by a `TLSMixIn` of a `HandshakeError`.
+        """
+        cls.service.count_handshake(Peer("tls", client_address), error)
+
+    @classmethod
     def drain_requests(cls) -> None:
         """
         Let every connection of this process end when it has nothing in flight.
@@ -93,6 +129,9 @@ class Connection:
     """
     One stream connection of a service.
 
+    It goes on in steps, `advance`, that never wait for the peer; between two of them
+    it needs no thread. `run` goes through all of them in one.
+
     Args:
         service: whose messages are spoken.
         sock: the connected socket; it becomes non-blocking.
@@ -103,17 +142,43 @@ class Connection:
         self.service = service
         self.sock = sock
         self.address = address
+        self.awaits = select.POLLIN
+        """What the next step needs, as `select.poll` knows it."""
+        self.deadline: float | None = None
+        """When the next step is due even so, in monotonic seconds."""
+        self.ending = False
+        """Whether to end as soon as nothing is in flight."""
+        self._stage: Callable[[], bool | None] = self._begin
+        self._steps: Outcome = True
+        self._unsent = b""
+        self._stuck_since: float | None = None
+        self._parting_until: float | None = None
+        self._emptied = False
+        """Whether the last read took all that there was."""
+        self._ended = False
         self._lost: OSError | None = None
         self._lock = threading.Lock()
+        self._thread: int | None = None
         self._deadlines = Deadlines(time.monotonic())
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        internet = isinstance(address, tuple)
+        if internet:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = "unix" if sock.family == socket.AF_UNIX else "tcp"
-        peer = Peer(transport, address)
+        self._over_tls = hasattr(sock, "getpeercert")
+        if self._over_tls:
+            peer = Peer.over_tls(sock, address)
+        else:
+            peer = Peer("tcp" if internet else "unix", address)
         self.session = Session(service.protocol, Role.SERVER, peer)
         self.session.flush = self.flush
         self.session.closer = self.stop_reading
+        self.session.flow = self._flow
+
+    def fileno(self) -> int:
+        """
+        Return the socket's descriptor.
+        """
+        return self.sock.fileno()
 
     def run(self) -> None:
         """
@@ -122,93 +187,131 @@ class Connection:
         Raises:
             ConnectionError: the peer went away in the middle.
         """
-        service, session = self.service, self.session
-        if not service.admit(self):
-            return
-        try:
-            going = service.done(service.dispatcher.connected(session))
-            while going:
-                data = self._read()
-                if data is None:
-                    break
-                if data:
-                    session.receive_data(data)
-                else:
-                    session.receive_eof()
-                going = self._dispatch() and bool(data)
-            if self._lost is not None:
-                raise self._lost
-            self._say_goodbye()
-        except PeerTimeoutError as error:
-            service.count("write", session.peer, error)
-        finally:
-            session.closed = True
-            service.done(service.dispatcher.disconnected(session))
-            service.dismiss(self)
+        waker = self.service.waker.fileno()
+        poller = select.poll()
+        while self.advance():
+            poller.register(self.sock, self.awaits)
+            # It stays readable, and what is under way ends by itself.
+            idle = self._stage == self._converse and self.awaits == select.POLLIN
+            poller.register(waker, select.POLLIN if idle else 0)
+            poller.poll(_milliseconds(self.deadline))
 
-    def _dispatch(self) -> bool:
+    def advance(self) -> bool:
         """
-        Handle all events that are there; say whether to go on.
+        Go on as far as that is possible without waiting for the peer.
+
+        Returns:
+            Whether there is more to come: when the socket is ready for `awaits`, or
+            at the `deadline`.
+
+        Raises:
+            ConnectionError: the peer went away in the middle.
         """
-        session = self.session
-        before = session.received
-        going = self.service.answer(session)
-        if session.received != before:
-            self._deadlines.frame_done()
-        self._deadlines.after_read(session.buffered, time.monotonic())
-        return going and not session.closed
+        self._thread = threading.get_ident()
+        waits: bool | None = None
+        try:
+            while waits is None:
+                waits = self._stage()
+        except PeerTimeoutError as error:
+            self.service.count("write", self.session.peer, error)
+        finally:
+            self._thread = None
+            if not waits:
+                self._finish()
+        return bool(waits)
+
+    # The stages: each gives whether to wait, or `None` if another stage is next. -----
+
+    def _begin(self) -> bool | None:
+        if not self.service.admit(self):
+            self._stage = self._done
+            return False
+        self._stage = self._converse
+        self._steps = self.service.dispatcher.connected(self.session)
+        return None
+
+    def _converse(self) -> bool | None:
+        """
+        Answer what has arrived, and read on, until the peer has to do something.
+        """
+        dispatcher = self.service.dispatcher
+        while True:
+            if self._unsent and not self._send_rest():
+                return True
+            if self._steps is not True:
+                going = self._go_through()
+                if going is None:
+                    continue
+                if not going:
+                    break
+                self._answered(dispatcher.answer(self.session))
+                continue
+            if self.session.closed or self._ended:
+                break
+            data = self._read()
+            if data is None:
+                return True if self._stage == self._converse else None
+            if data:
+                self._answered(dispatcher.take(self.session, data))
+            else:
+                self._ended = True
+                self.session.receive_eof()
+                self._answered(dispatcher.answer(self.session))
+        self._stage = self._part
+        return None
+
+    def _go_through(self) -> bool | None:
+        """
+        Go through the steps that answer a message; `None`: not to their end yet.
+        """
+        try:
+            going = complete(self._steps, self._wait_for)
+        except _Suspended:
+            return None
+        self._steps = True
+        return going
+
+    def _answered(self, outcome: Outcome) -> None:
+        """
+        Take note of what came of answering; it may need more steps.
+        """
+        self._steps = outcome
+        if outcome is True:
+            session = self.session
+            buffered = 0 if session.spent else session.buffered
+            self._deadlines.after_read(session.received, buffered, time.monotonic())
 
     def _read(self) -> bytes | None:
         """
-        Wait for bytes; `None` when a deadline has passed, or draining is done.
+        Take what has arrived; `None`: wait for more, or another stage has begun.
         """
-        while True:
+        self.awaits = select.POLLIN
+        if not self._emptied or self._ending:
             try:
-                return self.sock.recv(_READ_SIZE)
-            except BlockingIOError:
-                if self.service.draining:
+                data = self.sock.recv(_READ_SIZE)
+            except BlockingIOError as error:
+                if self._ending:
+                    self._stage = self._part
                     return None
+                self.awaits = getattr(error, "event", select.POLLIN)
             except OSError as error:
                 raise _disconnect(error) from error
-            name, start, limit = self._deadlines.next(self.service.limits)
-            left = None if limit is None else start + limit - time.monotonic()
-            if left is not None and left <= 0:
-                self.service.count(name, self.session.peer, f"exceeded {limit} s")
-                return None
-            _wait(self.sock, select.POLLIN, left, self.service.waker.fileno())
+            else:
+                # What TLS holds back of a record is not told by the socket.
+                self._emptied = 0 < len(data) < _READ_SIZE and not self._over_tls
+                return data
+        self._emptied = False
+        name, start, limit = self._deadlines.next(self.service.limits)
+        if limit is None:
+            self.deadline = None
+            return None
+        self.deadline = start + limit
+        if time.monotonic() >= self.deadline:
+            self.service.count(name, self.session.peer, f"exceeded {limit} s")
+            self._stage = self._part
+        return None
 
-    def flush(self) -> None:
-        """
-        Send what the session has to send, all of it, whichever thread calls.
-
-        Raises:
-            PeerTimeoutError: the peer did not take them within the write limit.
-            ConnectionError: the peer has gone.
-        """
-        with self._lock:  # also while it is taken: the order stays
-            data = b"".join(self.session.data_to_send())
-            try:
-                self._send_all(memoryview(data))
-            except (OSError, ValueError) as error:  # ValueError: closed meanwhile
-                self._lost = lost = _disconnect(error)
-                self.session.close()
-                raise lost from error
-
-    def _send_all(self, view: memoryview) -> None:
-        limit = self.service.limits.write
-        deadline = None if limit is None else time.monotonic() + limit
-        while view:
-            try:
-                view = view[self.sock.send(view) :]
-            except BlockingIOError:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise PeerTimeoutError(
-                        f"it did not take what was sent within {limit} s"
-                    ) from None
-                _wait(self.sock, select.POLLOUT, left)
-
-    def _say_goodbye(self) -> None:
+    def _part(self) -> bool | None:
         """
         End our side, and wait a moment for the peer to end its own.
 
@@ -216,16 +319,139 @@ class Connection:
         connection, and answers that are on their way would be lost; nginx calls
         this a lingering close.
         """
-        deadline = time.monotonic() + _GOODBYE
+        if self._lost is not None:
+            raise self._lost
+        if self._unsent and not self._send_rest():
+            return True
+        self.session.closed = True
+        if self._ended:
+            return False
+        until = self._parting_until
+        try:
+            if until is None:
+                until = self._parting_until = time.monotonic() + _GOODBYE
+                self.sock.shutdown(socket.SHUT_WR)
+            while self.sock.recv(_READ_SIZE):
+                pass
+        except BlockingIOError as error:
+            self.awaits = getattr(error, "event", select.POLLIN)
+            self.deadline = until
+            return until is not None and time.monotonic() < until
+        except OSError:
+            pass
+        return False
+
+    def _done(self) -> bool | None:
+        return False
+
+    def _finish(self) -> None:
+        if self._stage == self._done:
+            return
+        self._stage = self._done
+        self.session.closed = True
+        try:
+            self.service.done(self.service.dispatcher.disconnected(self.session))
+        finally:
+            self.service.dismiss(self)
+
+    @property
+    def _ending(self) -> bool:
+        return self.ending or self.service.draining
+
+    # Sending ---------------------------------------------------------------
+
+    def flush(self) -> None:
+        """
+        Send what the session has to send, whichever thread calls.
+
+        In the thread that advances the connection some of it may wait for the next
+        step; any other one waits until all is sent.
+
+        Raises:
+            PeerTimeoutError: the peer did not take it within the write limit.
+            ConnectionError: the peer has gone.
+        """
+        own = self._thread == threading.get_ident()
+        with self._lock:  # also while it is taken: the order stays
+            room = 0
+            if own:  # who heeds `Session.flow` never has to wait here
+                most = self._most_unsent()
+                room = most if len(self._unsent) > most else sys.maxsize
+            waiting = self.session.data_to_send()
+            self._unsent = b"".join((self._unsent, *waiting))
+            try:
+                self._send()
+                while len(self._unsent) > room:
+                    self._check_progress()
+                    _wait(self.sock, self.awaits, self.deadline)
+                    self._send()
+            except (OSError, ValueError) as error:  # ValueError: closed meanwhile
+                self._lost = lost = _disconnect(error)
+                self._unsent = b""
+                self.session.close()
+                raise lost from error
+
+    def _send(self) -> None:
+        """
+        Send what the peer takes at once.
+        """
+        view = memoryview(self._unsent)
+        try:
+            while view:
+                view = view[self.sock.send(view) :]
+        except BlockingIOError as error:
+            self.awaits = getattr(error, "event", select.POLLOUT)
+        if len(view) <= self._most_unsent() // 2:
+            self._stuck_since = None
+        if view and self._stuck_since is None:
+            self._stuck_since = time.monotonic()
+        self._unsent = bytes(view)
+
+    def _send_rest(self) -> bool:
+        """
+        Send what is left; say whether that was all.
+        """
+        with self._lock:
+            try:
+                self._send()
+                self._check_progress()
+            except OSError as error:
+                self._lost = lost = _disconnect(error)
+                self._unsent = b""
+                raise lost from error
+            return not self._unsent
+
+    def _check_progress(self) -> None:
+        limit = self.service.limits.write
+        if limit is None or self._stuck_since is None:
+            self.deadline = None
+            return
+        self.deadline = self._stuck_since + limit
+        if time.monotonic() >= self.deadline:
+            raise PeerTimeoutError(f"it did not take what was sent within {limit} s")
+
+    def _most_unsent(self) -> int:
+        return self.service.limits.write_buffer or sys.maxsize
+
+    def _flow(self) -> Any:
+        return _ROOM if len(self._unsent) > self._most_unsent() else None
+
+    def _wait_for(self, awaited: Any) -> Any:
+        """
+        Wait for what a route has begun; not for the peer, though.
+        """
+        if awaited is not _ROOM:
+            return self.service._background.run(awaited)
+        if self._unsent:
+            raise _Suspended
+        return None
+
+    def end(self) -> None:
+        """
+        End the connection now, whatever is in flight.
+        """
         with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0:
-                _wait(self.sock, select.POLLIN, left)
-                try:
-                    if not self.sock.recv(_READ_SIZE):
-                        return
-                except BlockingIOError:
-                    continue
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def stop_reading(self) -> None:
         """
@@ -235,18 +461,31 @@ class Connection:
             self.sock.shutdown(socket.SHUT_RD)
 
 
-def _wait(
-    sock: socket.socket, event: int, timeout: float | None, waker: int | None = None
-) -> None:
+class _Suspended(BaseException):
     """
-    Wait until a socket is ready, the time is up, or a waker's descriptor is readable.
+    The peer has to take what was sent before more is made.
+    """
+
+
+_ROOM = object()
+"""What is awaited until the peer has taken what was sent."""
+
+
+def _wait(sock: socket.socket, event: int, deadline: float | None) -> None:
+    """
+    Wait until a socket is ready, or the time has come.
     """
     poller = select.poll()
     poller.register(sock, event)
-    if waker is not None:
-        poller.register(waker, select.POLLIN)
-    longest = _LONGEST_WAIT if timeout is None else min(timeout, _LONGEST_WAIT)
-    poller.poll(max(0, int(longest * 1000) + 1))
+    poller.poll(_milliseconds(deadline))
+
+
+def _milliseconds(deadline: float | None) -> int:
+    """
+    Give how long a wait may take, as `select.poll` counts.
+    """
+    left = _LONGEST_WAIT if deadline is None else deadline - time.monotonic()
+    return max(0, int(min(left, _LONGEST_WAIT) * 1000) + 1)
 
 
 def _disconnect(error: Exception) -> OSError:

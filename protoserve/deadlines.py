@@ -19,28 +19,25 @@ class Deadlines:
         now: when the connection was made.
     """
 
-    __slots__ = ("_frame_started_at", "_had_frame", "_last_frame_at", "_opened_at")
+    __slots__ = ("_frame_started_at", "_frames", "_last_frame_at", "_opened_at")
 
     def __init__(self, now: float) -> None:
         self._opened_at = self._last_frame_at = now
         self._frame_started_at: float | None = None
-        self._had_frame = False
+        self._frames = 0
 
-    def frame_done(self) -> None:
+    def after_read(self, frames: int, buffered: int, now: float) -> None:
         """
-        Take note of a whole frame.
-        """
-        self._had_frame = True
-        self._frame_started_at = None
-
-    def after_read(self, buffered: int, now: float) -> None:
-        """
-        Take note of what is left when all whole frames have been handled.
+        Take note of what came, when all whole frames have been handled.
 
         Args:
-            buffered: bytes of an unfinished frame; its time is not renewed by them.
+            frames: how many there have been in all.
+            buffered: bytes of an unfinished one; its time is not renewed by them.
             now: the present.
         """
+        if frames != self._frames:
+            self._frames = frames
+            self._frame_started_at = None
         if not buffered:
             self._frame_started_at = None
             self._last_frame_at = now
@@ -59,6 +56,6 @@ class Deadlines:
             running = [("frame", self._frame_started_at, limits.frame)]
         else:
             running = [("idle", self._last_frame_at, limits.idle)]
-        if not self._had_frame:
+        if not self._frames:
             running.insert(0, ("first_frame", self._opened_at, limits.first_frame))
         return min(running, key=lambda r: math.inf if r[2] is None else r[1] + r[2])

@@ -4,7 +4,6 @@ What is wrong with a protocol's declaration, told when it is made.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from protoserve.errors import (
     InvalidMessageError,
 )
 from protoserve.framing.base import Framing
-from protoserve.framing.length_field import LengthField
 from protoserve.messages import Message, response_types
 from protoserve.tags import (
     Direction,
@@ -100,7 +98,11 @@ def _check_framed_length(protocol: Protocol) -> None:
     """
     Refuse a checksum over a length that the framing would write only afterwards.
     """
-    if not isinstance(protocol.framing, LengthField) or protocol.header is None:
+    if protocol.framing is None or protocol.header is None:
+        return
+    from protoserve.framing.length_field import LengthField
+
+    if not isinstance(protocol.framing, LengthField):
         return
     parts = [p._record for p in (protocol.header, protocol.trailer) if p is not None]
     rules = [f.computed for part in parts for f in part.fields]
@@ -334,6 +336,8 @@ def check_states(protocol: Protocol) -> None:
                     f"{where} names {name}, which is no message of the protocol"
                 )
             if following not in states:
+                import difflib
+
                 close = difflib.get_close_matches(str(following), map(str, states), 1)
                 hint = (
                     f"did you mean {close[0]!r}?"

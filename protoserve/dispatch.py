@@ -10,14 +10,14 @@ stream is closed, as what follows cannot be trusted, and a datagram is skipped.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from protoserve.background import BackgroundLoop
 from protoserve.errors import (
     DeclarationError,
     IncompleteFrameError,
@@ -32,11 +32,14 @@ from protoserve.events import (
     MessageRejected,
     StreamBroken,
 )
-from protoserve.messages import Message
+from protoserve.messages import Message, response_types
 from protoserve.protocol import Direction, Protocol
 from protoserve.rarelog import RareLog
 from protoserve.routing import Call, Route, Routes
-from protoserve.session import Parcel, Session
+from protoserve.session import Session
+
+if TYPE_CHECKING:
+    from protoserve.codec.generate_turn import Turn
 
 __all__ = [
     "Dispatcher",
@@ -53,9 +56,6 @@ _FAILURES = (Exception, SystemExit)
 """What a handler may raise without an effect beyond the message at hand."""
 
 _NOT_CALLED = object()
-
-_MOST_HELD = 256
-"""Answers that are gathered before they are sent."""
 
 Policy: TypeAlias = Literal["close", "skip"]
 
@@ -88,17 +88,22 @@ awaited on the way. See `complete` and `complete_async`.
 """
 
 
-def complete(outcome: Outcome, background: BackgroundLoop) -> bool:
+def complete(outcome: Outcome, wait: Callable[[Any], Any]) -> bool:
     """
     Go through an outcome's steps in a thread that may wait.
+
+    Args:
+        outcome: the steps; those that are left, if `wait` has ended this before.
+        wait: gives the value of what is awaited, or raises its exception; with one
+            that no handler may raise it ends this for the time being.
     """
     if isinstance(outcome, bool):
         return outcome
     try:
-        awaited = next(outcome)
+        awaited = outcome.send(None)
         while True:
             try:
-                value = background.run(awaited)
+                value = wait(awaited)
             except _FAILURES as exc:
                 awaited = outcome.throw(exc)
             else:
@@ -126,28 +131,6 @@ async def complete_async(outcome: Outcome) -> bool:
         return bool(stop.value)
 
 
-class _Repliers(dict[type, Callable[[Any, Any], bytes]]):
-    """
-    What builds the frames of answers, by their class; made when first needed.
-    """
-
-    def __init__(self, protocol: Protocol, *, stream: bool) -> None:
-        super().__init__()
-        self.protocol = protocol
-        self.stream = stream
-
-    def __missing__(self, cls: type) -> Callable[[Any, Any], bytes]:
-        made = None
-        if issubclass(cls, Message):
-            made = self.protocol.replier(cls, Direction.RESPONSE, stream=self.stream)
-        self[cls] = made or _no_answer
-        return self[cls]
-
-
-def _no_answer(_header: Any, _message: Any) -> bytes:
-    raise NotImplementedError
-
-
 def _after(waiting: Any) -> Generator[Any, Any, bool]:
     yield waiting
     return True
@@ -162,17 +145,9 @@ class Dispatcher:
     protocol: Protocol
     routes: Routes
     policies: Policies
-    _direct: dict[type, Any] = attrs.field(init=False)
-    """The routes that can be called without a `Call`."""
-    _stream_repliers: _Repliers = attrs.field(init=False)
-    _datagram_repliers: _Repliers = attrs.field(init=False)
+    _pumps: dict[bool, tuple[Any, bool]] = attrs.field(init=False, factory=dict)
+    """For streams and for datagrams, with whether it cuts; made when first needed."""
     _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
-
-    def __attrs_post_init__(self) -> None:
-        messages = self.routes.messages
-        self._direct = {c: r.direct for c, r in messages.items() if r.direct}
-        self._stream_repliers = _Repliers(self.protocol, stream=True)
-        self._datagram_repliers = _Repliers(self.protocol, stream=False)
 
     def connected(self, session: Session) -> Outcome:
         """
@@ -196,83 +171,97 @@ class Dispatcher:
             True once more bytes are needed. After the steps of any other outcome
             that lets the conversation go on, it is to be called again.
         """
+        made = self._pumps.get(session.stream)
+        if made is None:
+            made = self._make_pump(session.stream)
+        pump, cuts = made
+        outcome: Outcome
         while True:
-            parcels = session.next_parcels()
-            if parcels:
-                outcome = self._answer_run(session, parcels)
-                if session.spent:
+            if pump is not None:
+                was_held, session.held = session.held, True
+                outcome = session.answer_with(pump, cuts=cuts)
+                session.held = was_held
+                if session.outgoing and not was_held and session.flush is not None:
+                    outcome = self._flush(session, outcome)
+                if outcome is not True or session.spent:
                     return outcome
-            else:
-                event = session.next_event()
-                if event is NEED_DATA:
-                    return True
-                outcome = self.handle(session, event)
+            event = session.next_event()
+            if event is NEED_DATA:
+                return True
+            outcome = self.handle(session, event)
             if outcome is not True:
                 return outcome
 
-    def _answer_run(self, session: Session, parcels: Iterable[Parcel]) -> Outcome:
+    def take(self, session: Session, data: bytes) -> Outcome:
         """
-        Answer messages as long as that is no more than calling a route.
-
-        The answers leave together. What takes more steps ends the run; the rest of
-        the messages are put back.
+        Let bytes that have just come be answered: `Session.receive_data`, and `answer`.
         """
-        direct = self._direct
-        stream = session.stream
-        repliers = self._stream_repliers if stream else self._datagram_repliers
-        outgoing = session.outgoing
-        send = outgoing.append
-        outcome: Outcome = True
-        rest: Any = iter(parcels)
-        was_held, session.held = session.held, True
-        try:
-            for parcel in rest:
-                header, message, _, _, _ = parcel
-                method = direct.get(type(message))
-                if method is None:
-                    outcome = self._received(session, session.event_of(parcel))
-                    break
-                try:
-                    result = method(message, session, header)
-                except _FAILURES as exc:
-                    outcome = self._failed(*self._call(session, parcel), exc)
-                    break
-                if session.closed:
-                    outcome = self._goes_on_with(session, parcel, result)
-                    break
-                if result is None:
-                    continue
-                try:
-                    send(repliers[type(result)](header, result))
-                except Exception:
-                    # What is wrong with it, and what else there is, the longer way
-                    # finds out.
-                    outcome = self._try(*self._call(session, parcel), result=result)
-                    break
-                if len(outgoing) >= _MOST_HELD:
-                    break
-            else:
-                rest = None
-        finally:
+        made = self._pumps.get(session.stream)
+        if made is not None and made[1] and session.spent:
+            was_held, session.held = session.held, True
+            outcome: Outcome = session.pass_through(data, made[0])
             session.held = was_held
-            if rest is not None:
-                session.put_back(rest)
-        if outgoing and not was_held and session.flush is not None:
-            return self._flush(session, outcome)
-        return outcome
+            if session.outgoing and not was_held and session.flush is not None:
+                outcome = self._flush(session, outcome)
+            if outcome is not True or session.spent:
+                return outcome
+        else:
+            session.receive_data(data)
+        return self.answer(session)
 
-    def _call(self, session: Session, parcel: Parcel) -> tuple[Route, Call]:
-        event = session.event_of(parcel)
-        found = self.routes.messages[type(event.message)]
-        return found, Call(session, event.message, event.header, event.frame)
+    def _make_pump(self, stream: bool) -> tuple[Any, bool]:
+        made = self.protocol.pump(Direction.REQUEST, self._turn, stream=stream)
+        self._pumps[stream] = made
+        return made
 
-    def _goes_on_with(self, session: Session, parcel: Parcel, result: Any) -> Outcome:
+    def _turn(self, cls: type[Message]) -> Turn | None:
         """
-        Deal with what a route returned that has closed the session.
+        Say how a message is answered in passing; `None` if that takes more.
+        """
+        from protoserve.codec.generate_turn import Turn
+
+        found = self.routes.messages.get(cls)
+        if found is None or found.arguments is None or found.is_async:
+            return None
+        classes = found.answers or response_types(cls)
+        answers = [self.protocol.answer(c, Direction.RESPONSE) for c in classes]
+        return Turn(
+            found.method,
+            found.arguments,
+            tuple(answer for answer in answers if answer is not None),
+            functools.partial(self._turn_failed, found),
+            functools.partial(self._turn_rest, found),
+        )
+
+    def _turn_failed(
+        self,
+        found: Route,
+        session: Session,
+        header: Any,
+        message: Any,
+        data: bytes,
+        exc: BaseException,
+    ) -> Outcome:
+        frame = Frame(data, session.received_at)
+        return self._failed(found, Call(session, message, header, frame), exc)
+
+    def _turn_rest(
+        self,
+        found: Route,
+        session: Session,
+        header: Any,
+        message: Any,
+        data: bytes,
+        result: Any,
+    ) -> Outcome:
+        """
+        Deal with what a route returned, where that is not just to be sent.
         """
         if result is None:
-            return False
-        return self._try(*self._call(session, parcel), result=result)
+            return not session.closed
+        frame = Frame(data, session.received_at)
+        call = Call(session, message, header, frame)
+        return self._try(found, call, result=result)
 
     def _flush(self, session: Session, outcome: Outcome) -> Outcome:
         """

@@ -7,8 +7,6 @@ Every limit is on by default, names its precedent, and is switched off with
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 from math import inf
 from typing import Any
 
@@ -68,6 +66,12 @@ class Limits:
     suggests 5 s to 10 s for its timeout http-request.
     """
 
+    handshake: float | None = _limit(10.0, float)
+    """
+    Seconds that a TLS handshake may take, before the time of the first frame begins;
+    Go's net/http client has the same in its TLSHandshakeTimeout.
+    """
+
     frame: float | None = _limit(30.0, float)
     """
     Seconds from a frame's first byte to its last, not renewed by the bytes between.
@@ -75,6 +79,12 @@ class Limits:
 
     idle: float | None = _limit(300.0, float)
     """Seconds between two frames."""
+
+    write_buffer: int | None = _limit(64 * 1024, int)
+    """
+    Bytes that wait to be sent to one peer before no more is read from it and made for
+    it; asyncio's high-water mark is the same.
+    """
 
     write: float | None = _limit(10.0, float)
     """
@@ -110,6 +120,8 @@ class Limits:
         name, equals, text = assignment.partition("=")
         fields = attrs.fields_dict(Limits)
         if name not in fields:
+            import difflib
+
             close = difflib.get_close_matches(name, fields, 1, 0.4)
             hint = (
                 f"did you mean {close[0]}?" if close else f"known: {', '.join(fields)}"
@@ -136,6 +148,8 @@ def is_loopback(address: Any) -> bool:
     """
     if not isinstance(address, tuple):
         return True
+    import ipaddress
+
     try:
         parsed = ipaddress.ip_address(address[0].partition("%")[0])
     except ValueError:

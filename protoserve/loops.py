@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,6 @@ __all__ = ["LoopConnection", "ServiceLoopSide"]
 
 _BUFFER = 256 * 1024
 """Bytes of the one buffer that all connections read into."""
-_HIGH_WATER = 64 * 1024
-"""Bytes that wait to be sent before reading pauses, as in asyncio."""
 _GOODBYE = 0.5
 """Seconds that a peer has to close its side after we have closed ours."""
 _SWEEP = 1.0
@@ -54,9 +53,15 @@ class ServiceLoopSide:
     ) -> None:
         service.open()
         self.service = service
+        self.answer = service.dispatcher.answer
+        self.take = service.dispatcher.take
         self.server = server
         self.loop = loop
         self.thread = threading.get_ident()
+        self.most_tasks = 1
+        """Messages of one connection that coroutines answer at a time."""
+        if service.protocol.correlate is not None:
+            self.most_tasks = service.limits.requests or sys.maxsize
         self.buffer = memoryview(bytearray(_BUFFER))
         self.connections: set[LoopConnection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -181,7 +186,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.side = side
         self.sock = sock
         self.address = address
-        transport = "unix" if sock.family == socket.AF_UNIX else "tcp"
+        transport = "tcp" if isinstance(address, tuple) else "unix"
         peer = Peer(transport, address)
         self.session = Session(side.service.protocol, Role.SERVER, peer)
         self.session.flush = self.flush
@@ -201,7 +206,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         Begin the conversation, if the limits allow it.
         """
         self.transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        most = self.side.service.limits.write_buffer
+        transport.set_write_buffer_limits(high=most or sys.maxsize)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.session.peer = Peer.over_tls(tls, self.address)
         if not self.side.service.admit(self):
             self.session.closed = True
             self.side.server.close_request(self.sock)
@@ -222,8 +231,14 @@ class LoopConnection(asyncio.BufferedProtocol):
         """
         if self._ending:
             return
-        self.session.receive_data(bytes(self.side.buffer[:nbytes]))
-        self._run()
+        session, side = self.session, self.side
+        data = bytes(side.buffer[:nbytes])
+        if self._tasks or self._resumed is not None:
+            session.receive_data(data)
+            self._run()
+        else:
+            session.held = True
+            self._run(side.take(session, data))
 
     def eof_received(self) -> bool:
         """
@@ -275,36 +290,33 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     # The conversation ------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, outcome: Outcome | None = None) -> None:
         """
         Answer all frames that have arrived, and send the answers together.
+
+        Args:
+            outcome: what came of answering so far.
         """
         session, side = self.session, self.side
-        answer = side.service.dispatcher.answer
-        before = session.received
-        session.held = True
         going = True
-        while going and self._tasks < self._most_tasks() and self._resumed is None:
-            outcome = answer(session)
+        session.held = True
+        while going and self._resumed is None and self._tasks < self.side.most_tasks:
+            if outcome is None:
+                outcome = side.answer(session)
             if outcome is True:
                 break
             going = outcome is not False and self._await(outcome)
+            outcome = None
         session.held = False
-        if session.received != before:
-            self.deadlines.frame_done()
-        self.deadlines.after_read(session.buffered, time.monotonic())
-        self.flush()
+        buffered = 0 if session.spent else session.buffered
+        self.deadlines.after_read(session.received, buffered, time.monotonic())
+        if session.outgoing:
+            self._write()
         if session.closed or not going:
             if not self._tasks:
                 self._end()
         elif side.service.draining and not self._tasks:
             self.end_when_idle()
-
-    def _most_tasks(self) -> int:
-        service = self.side.service
-        if service.protocol.correlate is None:
-            return 1
-        return service.limits.requests or 1 << 30
 
     def _carry_on(self, outcome: Outcome) -> None:
         if isinstance(outcome, bool):
@@ -319,7 +331,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         Let a task find out how it goes on.
         """
         self._tasks += 1
-        if self._tasks >= self._most_tasks():
+        if self._tasks >= self.side.most_tasks:
             with contextlib.suppress(RuntimeError):
                 self.transport.pause_reading()
         self.side.start(self._finish(outcome))
@@ -358,12 +370,15 @@ class LoopConnection(asyncio.BufferedProtocol):
             with contextlib.suppress(RuntimeError):
                 self.side.loop.call_soon_threadsafe(self.flush)
             return
+        if self.session.outgoing and not self.session.held:
+            self._write()
+
+    def _write(self) -> None:
         out = self.session.outgoing
-        if out and not self.session.held:
-            data = out.popleft() if len(out) == 1 else b"".join(out)
-            out.clear()
-            if not self.transport.is_closing():
-                self.transport.write(data)
+        alone = len(out) == 1
+        data = out.popleft() if alone else b"".join(self.session.data_to_send())
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     # Ending ----------------------------------------------------------------
 

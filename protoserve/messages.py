@@ -48,6 +48,9 @@ from protoserve.codec.record import Field, Record, slot_name
 from protoserve.errors import DeclarationError
 from protoserve.types import BytesLike
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
     "Caps",
     "Message",
@@ -295,6 +298,21 @@ class MessageType(type):
         """
         return cls._record
 
+    @property
+    def dtype(cls) -> np.dtype[Any]:
+        """
+        The NumPy dtype of the message's bytes, for messages of a fixed layout.
+
+        ``numpy.frombuffer(data, Reading.dtype)`` is an array of many, without an
+        object for each.
+
+        Raises:
+            DeclarationError: the layout is not fixed; it names the part that varies.
+        """
+        from protoserve.codec.dtype import columns_of
+
+        return columns_of(cls).dtype
+
 
 def _compute_when_read(cls: Any) -> None:
     """
@@ -323,10 +341,16 @@ def _computed_property(slot: Any, field: Field) -> property:
 def _first_parse(cls: Any, data: BytesLike) -> Any:
     """
     Make the class's parsing function, which takes this one's place, and call it.
+
+    Who kept the method from before calls it again.
     """
-    function = compiled.parser_of(cls._record, cls._caps)
-    cls.parse = staticmethod(function)
-    return function(data)
+    record = cls._record
+    if record.parser is None:
+        record.parser = compiled.parser_of(record, cls._caps)
+        own = cls.__dict__.get("parse")
+        if isinstance(own, classmethod) and own.__func__ is _first_parse:
+            cls.parse = staticmethod(record.parser)
+    return record.parser(data)
 
 
 def _first_bytes(self: Any) -> bytes:
@@ -334,9 +358,13 @@ def _first_bytes(self: Any) -> bytes:
     Make the class's building function, which takes this one's place, and call it.
     """
     cls = type(self)
-    function = compiled.builder_of(cls._record)
-    cls.__bytes__ = function
-    return function(self)
+    record = cls._record
+    if record.builder is None:
+        record.builder = compiled.builder_of(record)
+        if cls.__dict__.get("__bytes__") is _first_bytes:
+            cls.__bytes__ = record.builder
+    data: bytes = record.builder(self)
+    return data
 
 
 def _check_names(cls: type, namespace: dict[str, Any]) -> None:
@@ -407,7 +435,14 @@ def _make_record(cls: Any, *, bits: bool) -> Record:
         given: _Wire = attribute.metadata[_WIRE]
         hidden = attribute.name.startswith("_")
         fields.append(
-            Field(attribute.name, given.construct, given.computed, hidden=hidden)
+            Field(
+                attribute.name,
+                given.construct,
+                given.computed,
+                hidden=hidden,
+                doc=given.doc,
+                unit=given.unit,
+            )
         )
     _check_computed(cls.__name__, fields)
     _check_checksums(cls.__name__, fields)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -50,6 +50,9 @@ from protoserve.tags import (
     tag_text,
 )
 from protoserve.types import BytesLike
+
+if TYPE_CHECKING:
+    from protoserve.codec.generate_turn import Pump, Turn
 
 __all__ = ["Direction", "Parsed", "Protocol"]
 
@@ -133,7 +136,6 @@ class Protocol:
     """For a tag function: the numbers that it reads, with their bits."""
     _inverted: dict[Any, dict[str, int]] = attrs.field(init=False, factory=dict)
     _parsers: dict[Direction, Any] = attrs.field(init=False, factory=dict)
-    _runners: dict[Direction, Any] = attrs.field(init=False, factory=dict)
     _builders: dict[type[Message], Any] = attrs.field(init=False, factory=dict)
     _senders: dict[Direction, dict[type[Message], _Sender]] = attrs.field(
         init=False, factory=dict
@@ -212,22 +214,13 @@ class Protocol:
             # What it does not know, and what is wrong, the interpreted form finds out.
             return self._parse_slowly(frame, direction, session)
 
-    def parser(self, direction: Direction) -> Any:
-        """
-        Give the function that parses whole frames, of frame and session.
-
-        It raises anything if `parse` has to be asked.
-        """
-        if direction not in self._parsers:
-            self._parsers[direction] = self._made_parser(direction)
-        return self._parsers[direction]
-
     def _parse_slowly(
         self, frame: BytesLike, direction: Direction, session: Any
     ) -> Parsed:
         if direction not in self._parsers:
             with contextlib.suppress(Exception):
-                return self.parser(direction)(frame, session)  # type: ignore[no-any-return]
+                self._parsers[direction] = made = self._made_parser(direction)
+                return made(frame, session)  # type: ignore[no-any-return]
         table = self._tables[direction]
 
         def choose(header: Any) -> tuple[Record, Caps]:
@@ -247,17 +240,13 @@ class Protocol:
         """
         from protoserve.codec.generate_frame import frame_parser
 
-        find = self._finder(direction)
-        return frame_parser(self._codec, self.tag, find, Caps().size, Parsed)
-
-    def _finder(self, direction: Direction) -> Callable[[Any], Any]:
         table = self._tables[direction]
 
         def find(tag: Any) -> tuple[Record, Caps] | None:
             cls = table.get(plain_tag(tag))
             return None if cls is None else (cls._record, cls._caps)
 
-        return find
+        return frame_parser(self._codec, self.tag, find, Caps().size, Parsed)
 
     def build(
         self,
@@ -304,53 +293,62 @@ class Protocol:
         header = self.header_for(message, direction, base=base)
         return self.build_under(header, message, session=session)
 
-    def run_parser(self, direction: Direction) -> Any:
+    def pump(
+        self,
+        direction: Direction,
+        find: Callable[[type[Message]], Turn | None],
+        *,
+        stream: bool,
+    ) -> tuple[Pump | None, bool]:
         """
-        Give the function that parses a stream's frames in one pass.
-
-        See `protoserve.codec.generate_frame.run_parser`; `None` if the protocol has
-        none.
-        """
-        if direction not in self._runners:
-            head = None if self.framing is None else self.framing.length_head
-            made = None
-            if head is not None:
-                from protoserve.codec.generate_frame import run_parser
-
-                find = self._finder(direction)
-                made = run_parser(self._codec, self.tag, find, Caps().size, head)
-            self._runners[direction] = made
-        return self._runners[direction]
-
-    def replier(
-        self, cls: type[Message], direction: Direction, *, stream: bool
-    ) -> Callable[[Any, Message], bytes] | None:
-        """
-        Give the function that builds the frame of an answer, ready to be sent.
+        Make the function that answers a session's frames in one pass.
 
         Args:
-            cls: the answer's class.
-            direction: which table has its tag.
-            stream: whether it is sent over a stream.
+            direction: of the frames that are answered.
+            find: gives how a message is answered; `None` leaves it to others.
+            stream: whether it is for streams, or for datagrams.
 
         Returns:
-            A function of the request's header and the answer, which raises anything
-            if `build` has to be used; `None` if there is no such function.
+            The function, if there is one, and whether it cuts the stream itself. One
+            for streams that does not gives answers that are not framed.
         """
-        tag = self._tags[direction].get(cls)
-        literals = self._literals(tag)
-        if cls not in self._tags[direction] or literals is None:
-            return None
-        framing = self.framing
-        head = None
-        if framing is not None and (stream or framing.in_frame):
-            head = framing.length_head
-            if head is None or not head.code:
-                return None
-        from protoserve.codec.generate_frame import frame_builder
+        from protoserve.codec.generate_turn import make_pump
 
-        trailer = None if self.trailer is None else self.trailer()
-        return frame_builder(self._codec, cls._record, literals, head, trailer)
+        table, framing = self._tables[direction], self.framing
+        head = None if framing is None else framing.length_head
+        cut = head if stream else None
+        if not stream and framing is not None and not framing.in_frame:
+            head = None
+
+        def found(tag: Any) -> tuple[Record, Caps, Turn] | None:
+            cls = table.get(plain_tag(tag))
+            turn = None if cls is None else find(cls)
+            return None if cls is None or turn is None else (cls._record, cls._caps, turn)
+
+        made = None
+        # A datagram that has a length in it needs to have the right one.
+        if self.states is None and (stream or head or not (framing and framing.in_frame)):
+            trailer = None if self.trailer is None else self.trailer()
+            made = make_pump(
+                self._codec,
+                self.tag,
+                found,
+                Caps().size,
+                trailer=trailer,
+                cut=cut,
+                head=head,
+            )
+        return made, cut is not None
+
+    def answer(
+        self, cls: type[Message], direction: Direction
+    ) -> tuple[Record, Mapping[str, int]] | None:
+        """
+        Describe an answer for a `Turn`; `None` if its tag has to be worked out.
+        """
+        tags = self._tags[direction]
+        literals = self._literals(tags[cls]) if cls in tags else None
+        return None if literals is None else (cls._record, literals)
 
     def _literals(self, tag: Any) -> dict[str, int] | None:
         """

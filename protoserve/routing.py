@@ -159,8 +159,15 @@ class Route:
     """Whether it is a coroutine function or an asynchronous generator."""
     invoke: Callable[[Call], Any]
     """Calls the method; gives what the method returns."""
-    direct: Callable[[Any, Any, Any], Any] | None = None
-    """The same from message, session and header; `None` if the method takes more."""
+    method: Callable[..., Any]
+    """The method itself."""
+    arguments: tuple[str, ...] | None
+    """
+    What it takes, by position, of ``message``, ``session`` and ``header``; `None` if it
+    takes anything else.
+    """
+    answers: tuple[type[Message], ...]
+    """The messages that it says it returns."""
 
 
 @attrs.frozen
@@ -284,8 +291,14 @@ class _Compiler:
         is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(
             plain
         )
-        direct = None if by_name else _direct(method, sources)
-        compiled = Route(name, is_async, _invoker(method, sources, by_name), direct)
+        compiled = Route(
+            name,
+            is_async,
+            _invoker(method, sources, by_name),
+            method,
+            tuple(sources) if not by_name and set(sources) <= _PLAIN else None,
+            tuple(r for r in _results(hints.get("return")) if _is_class_of(r, Message)),
+        )
         self._check_answers(function, hints.get("return"), answered)
         self._file(function, compiled, hook, details, answered)
 
@@ -447,6 +460,8 @@ def _members(hint: Any) -> list[Any]:
     return [hint]
 
 
+_PLAIN = {"message", "session", "header"}
+
 _CARRIERS = (
     collections.abc.Iterable,
     collections.abc.AsyncIterable,
@@ -493,17 +508,6 @@ def _invoker(
     if len(sources) == 1:
         return lambda call: method(getters(call))
     return lambda call: method(*getters(call))
-
-
-def _direct(method: Callable[..., Any], sources: list[str]) -> Any:
-    """
-    Make what calls a method from message, session and header.
-    """
-    names = ("message", "session", "header")
-    if not set(sources) <= set(names):
-        return None
-    made = f"lambda {', '.join(names)}: method({', '.join(sources)})"
-    return eval(made, {"method": method})  # noqa: S307 - our own names only
 
 
 def _place(function: Any) -> str:

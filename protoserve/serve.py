@@ -5,88 +5,106 @@ This is what ``protoserve run`` does, for programs and tests as well. Each addre
 gets a server of the classic stack. To stop is to *drain*: nothing new is
 accepted, what has arrived is answered, and what is not done in time is ended.
 
-Datagrams are always handled by one loop: a thread or process for each would lose
-most of them under load.
+Datagrams are never handled by a thread or process each: that would lose most of them
+under load. All servers that are on an event loop share one, so that what their routes
+keep is touched by one thread only.
+
+Where there are worker processes, this one accepts nothing and supervises them. In mode
+prefork each worker does what mode loop does, for all addresses, and enters the
+service's lifespan itself. In mode fork each address has a process that forks for its
+requests, since a process that forks had better have no other threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from protoserve.errors import DeclarationError
+from protoserve.errors import DeclarationError, ProtoserveError
 from protoserve.rarelog import RareLog
 from protoserve.server import (
+    BatchMixIn,
     EventLoopMixIn,
     ForkingMixIn,
+    PoolMixIn,
+    PreforkMixIn,
     TCPServer,
     ThreadingMixIn,
     UDPServer,
     UnixDatagramServer,
     UnixStreamServer,
 )
+from protoserve.server._supervise import (
+    Supervisor,
+    WorkerError,
+    end_children,
+    worker_count,
+)
 from protoserve.server._waiting import Waiter, Waker
-from protoserve.server.base import BaseServer
+from protoserve.server.eventloop import serve_together
+from protoserve.server.prefork import sockets_of_workers, take_socket
 from protoserve.service import Service
+from protoserve.session import Role, Session
 from protoserve.urls import Address
 
-__all__ = ["MODES", "Runner", "make_server"]
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["MODES", "Runner", "StartError", "make_server"]
 
 logger = logging.getLogger("protoserve")
 _rare = RareLog(logger)
-
-MODES = ("threads", "fork", "single", "loop")
-"""How stream connections are handled."""
 
 _BACKLOG = 1024
 _LOOK_AGAIN = 0.2
 _LAST_WORDS = 0.2
 """Seconds for handlers to notice that their connection was ended."""
 _LARGEST_DATAGRAM = 65_535
-_MIXINS: dict[str, tuple[type, ...]] = {
-    "threads": (ThreadingMixIn,),
-    "fork": (ForkingMixIn,),
-    "single": (),
-    "loop": (EventLoopMixIn,),
+_MIXINS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
+    "threads": ((ThreadingMixIn,), ()),
+    "fork": ((ForkingMixIn,), ()),
+    "single": ((), ()),
+    "pool": ((PoolMixIn,), ()),
+    "loop": ((EventLoopMixIn,), (EventLoopMixIn,)),
+    "prefork": ((PreforkMixIn, EventLoopMixIn), (PreforkMixIn, EventLoopMixIn)),
+    "batch": ((EventLoopMixIn,), (BatchMixIn,)),
 }
+"""For each mode the mix-ins for streams and those for datagrams."""
+MODES = tuple(_MIXINS)
+"""How requests are handled."""
 _SERVERS: dict[str, type] = {
     "tcp": TCPServer,
+    "tls": TCPServer,
     "udp": UDPServer,
     "unix": UnixStreamServer,
     "unixgram": UnixDatagramServer,
 }
 
 
-class _Counting:
+class StartError(ProtoserveError):
     """
-    Knows which requests are not done yet, and sends what goes wrong to the log.
+    A run cannot start, for a reason that is not a wrong declaration.
+    """
+
+
+class _Telling:
+    """
+    Sends what goes wrong to the log.
     """
 
     def __init__(self, *args: Any) -> None:
         self.open_requests: set[Any] = set()
         super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open_requests.add(request)
-        super().process_request(request, client_address)  # type: ignore[misc] # a mix-in
-
-    def close_request(self, request: Any) -> None:
-        try:
-            super().close_request(request)  # type: ignore[misc] # a mix-in
-        finally:
-            self.open_requests.discard(request)
 
     def handle_error(self, _request: Any, client_address: Any) -> None:
         _rare.log(
@@ -102,7 +120,28 @@ class _Counting:
         )
 
 
-def make_server(service: Service, address: Address, mode: str = "threads") -> Any:
+class _Counting(_Telling):
+    """
+    Knows which requests are not done yet.
+    """
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open_requests.add(request)
+        super().process_request(request, client_address)  # type: ignore[misc] # a mix-in
+
+    def close_request(self, request: Any) -> None:
+        try:
+            super().close_request(request)  # type: ignore[misc] # a mix-in
+        finally:
+            self.open_requests.discard(request)
+
+
+def make_server(
+    service: Service,
+    address: Address,
+    mode: str = "threads",
+    tls: ssl.SSLContext | None = None,
+) -> Any:
     """
     Make a server that is bound and listens.
 
@@ -110,6 +149,8 @@ def make_server(service: Service, address: Address, mode: str = "threads") -> An
         service: what to serve.
         address: where.
         mode: one of `MODES`.
+        tls: what is shown to clients at a ``tls://`` address, made by
+            `protoserve.server.server_context` for example.
 
     Raises:
         DeclarationError: the protocol cannot be spoken there.
@@ -122,15 +163,17 @@ def make_server(service: Service, address: Address, mode: str = "threads") -> An
             f"{service.protocol.name} has no framing=, so it cannot be served at "
             f"{address}; use udp:// or unixgram://"
         )
+    if address.transport == "tls" and tls is None:
+        raise DeclarationError(f"{address}: there is no certificate to serve it with")
     target: Any = address.host
     options: dict[str, Any] = {
-        "allow_reuse_address": address.transport == "tcp",
+        "allow_reuse_address": address.transport in ("tcp", "tls"),
         "request_queue_size": _BACKLOG,
         "daemon_threads": True,
         "max_children": service.limits.connections or sys.maxsize,
         "unlink_on_close": True,
     }
-    if address.transport in ("tcp", "udp"):
+    if address.port is not None:
         kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
         host = address.host if address.host not in ("", "*") else "0.0.0.0"  # noqa: S104 - asked for
         found = socket.getaddrinfo(host, address.port, type=kind)
@@ -140,8 +183,16 @@ def make_server(service: Service, address: Address, mode: str = "threads") -> An
         _remove_stale_socket(address)
     if not address.is_stream:
         options["max_packet_size"] = _LARGEST_DATAGRAM
-    mixins = _MIXINS[mode] if address.is_stream or mode == "loop" else ()
-    bases = (_Counting, *mixins, _SERVERS[address.transport])
+    mixins = _MIXINS[mode][0 if address.is_stream else 1]
+    if address.transport == "tls":
+        from protoserve.server.tls import TLSMixIn
+
+        options["ssl_context"] = tls
+        first = tuple(mixin for mixin in mixins if mixin is PreforkMixIn)
+        mixins = (*first, TLSMixIn, *mixins[len(first) :])
+    # Batches have no single requests to count, and finish what they have begun.
+    base = _Telling if BatchMixIn in mixins else _Counting
+    bases = (base, *mixins, _SERVERS[address.transport])
     server = type("Server", bases, options)
     return server(target, service.RequestHandlerClass)
 
@@ -168,21 +219,51 @@ class Runner:
     Args:
         service: what to serve.
         addresses: where.
-        mode: how stream connections are handled, one of `MODES`.
+        mode: how requests are handled, one of `MODES`.
         drain: seconds that what is in flight may take after `stop`.
+        workers: how many processes there are in mode prefork; None or ``"auto"`` for
+            one for each CPU that may be used.
+        tls: what is shown to clients at ``tls://`` addresses, see `make_server`.
+
+    Raises:
+        DeclarationError: there are to be workers in a mode without.
     """
 
     service: Service
     addresses: Sequence[Address]
     mode: str = "threads"
     drain: float = 10.0
+    workers: int | str | None = None
+    tls: ssl.SSLContext | None = None
     bound: list[Address] = attrs.field(factory=list, init=False)
     """Where it listens, after `bind`; chosen ports filled in."""
     _servers: list[Any] = attrs.field(factory=list, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
     _waker: Waker = attrs.field(factory=Waker, init=False)
-    _children: list[int] = attrs.field(factory=list, init=False)
+    _sockets: list[list[socket.socket]] = attrs.field(factory=list, init=False)
+    """The socket of each worker, for each server."""
+    _supervisor: Supervisor | None = attrs.field(default=None, init=False)
     _owner: int = attrs.field(factory=os.getpid, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._count_workers()
+
+    def open(self) -> None:
+        """
+        Enter the service's lifespan, unless that is for each worker to do.
+
+        Raises:
+            StartError: it failed.
+        """
+        if self.mode != "prefork":
+            self._enter_lifespan()
+
+    def _enter_lifespan(self) -> None:
+        try:
+            self.service.open()
+        except Exception as exc:
+            reason = f"{type(exc).__name__}: {exc}"
+            raise StartError(f"the service's lifespan failed: {reason}") from exc
 
     def bind(self) -> list[Address]:
         """
@@ -192,11 +273,16 @@ class Runner:
             DeclarationError: the protocol cannot be spoken at one of them.
             OSError: one cannot be had.
         """
+        count = self._count_workers()
+        # The codec is made now: later there may be no descriptor to import it by, and
+        # each process would make its own.
+        Session(self.service.protocol, Role.SERVER, stream=False)
         try:
             for address in self.addresses:
-                server = make_server(self.service, address, self.mode)
+                server = make_server(self.service, address, self.mode, self.tls)
                 server.drain_timeout = self.drain
                 self._servers.append(server)
+                self._sockets.append(sockets_of_workers(server, count))
                 self.bound.append(
                     Address.bound(address.transport, server.server_address)
                 )
@@ -212,22 +298,59 @@ class Runner:
         # No lock is taken: a signal handler may interrupt whoever holds it.
         self._stopping = True
         self._waker.wake()
+        if self._supervisor is not None:
+            self._supervisor.wake()
+            return
         if not self._forks:
             return
-        if os.getpid() != self._owner and not self._children:
+        if os.getpid() != self._owner:
             # A child that handles one request: it ends when it has answered.
             self.service.drain()
         for server in self._servers:
             server.shutdown()  # in the thread that serves, it does not wait
 
-    def serve(self) -> None:
+    def reload(self) -> None:
+        """
+        Replace the worker processes, one by one, where there are any.
+
+        To be called from a signal handler or any thread. A new worker is there before
+        the old one finishes what it has begun.
+        """
+        if self._supervisor is not None:
+            self._supervisor.replace()
+
+    def serve(self, on_ready: Callable[[], object] | None = None) -> None:
         """
         Serve until `stop`, then drain.
+
+        Args:
+            on_ready: called once everything is served.
+
+        Raises:
+            StartError: a worker cannot start.
         """
+        if self.mode == "prefork":
+            self._supervise(self._count_workers(), self._serve_all, on_ready)
+            return
+        if self._forks and len(self._servers) > 1:
+            self._supervise(len(self._servers), self._serve_one, on_ready)
+            return
+        if on_ready is not None:
+            on_ready()
         if self._forks:
-            self._serve_by_forking()
+            self._fork_for_requests(self._servers[0])
         else:
             self._serve_by_threads()
+
+    def _count_workers(self) -> int:
+        if self.mode == "prefork":
+            try:
+                return worker_count(self.workers)
+            except ValueError as exc:
+                raise DeclarationError(str(exc)) from exc
+        if self.workers is not None:
+            raise DeclarationError(f"workers are for mode prefork, not {self.mode}")
+        return 1
 
     @property
     def _forks(self) -> bool:
@@ -243,12 +366,16 @@ class Runner:
     # In threads ------------------------------------------------------------
 
     def _serve_by_threads(self) -> None:
+        together = [s for s in self._servers if isinstance(s, EventLoopMixIn)]
+        alone = [s for s in self._servers if s not in together]
         loops = [
-            threading.Thread(
-                target=server.serve_forever, name=f"protoserve {url}", daemon=True
-            )
-            for server, url in zip(self._servers, self.bound, strict=True)
+            threading.Thread(target=server.serve_forever, daemon=True)
+            for server in alone
         ]
+        if together:
+            loops.append(
+                threading.Thread(target=serve_together, args=(together,), daemon=True)
+            )
         for loop in loops:
             loop.start()
         self._await_stop()
@@ -259,7 +386,7 @@ class Runner:
             threading.Thread(target=server.shutdown, daemon=True).start()
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
-        for server, loop in zip(self._servers, loops, strict=True):
+        for server, loop in zip(alone, loops, strict=False):
             if not loop.is_alive():
                 _finish_queue(server, deadline)
         self._close_servers()
@@ -279,40 +406,60 @@ class Runner:
     def _close_servers(self) -> None:
         for server in self._servers:
             server.server_close()
+        for sockets in self._sockets:
+            for sock in sockets:
+                sock.close()
 
     # In processes ----------------------------------------------------------
 
-    def _serve_by_forking(self) -> None:
-        """
-        Serve one address in this process, several in one process each.
+    def _supervise(
+        self,
+        count: int,
+        work: Callable[[int, Callable[[], None]], None],
+        on_ready: Callable[[], object] | None,
+    ) -> None:
+        def begin(number: int, ready: Callable[[], None]) -> None:
+            self._supervisor = None
+            self._owner = os.getpid()
+            self._waker = Waker()
+            work(number, ready)
 
-        A process that forks has no other threads, which it would cut short.
-        """
-        if len(self._servers) == 1:
-            self._fork_for_requests(self._servers[0])
-            return
-        for server in self._servers:
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    self._become_worker(server)
-                    status = 0
-                finally:
-                    os._exit(status)
-            self._children.append(pid)
-        for server in self._servers:
-            server.socket.close()
-        self._await_stop()
-        self._reap(time.monotonic() + self.drain + 1)
+        supervisor = Supervisor(begin, count, stop=self.stop, drain=self.drain)
+        self._supervisor = supervisor
+        try:
+            supervisor.run(lambda: self._stopping, on_ready)
+        except WorkerError as exc:
+            raise StartError(str(exc)) from exc
+        finally:
+            # First of all, so that the addresses are free for a successor.
+            self._close_servers()
+            supervisor.end()
+            self._supervisor = None
 
-    def _become_worker(self, server: BaseServer) -> None:
+    def _serve_all(self, number: int, ready: Callable[[], None]) -> None:
+        """
+        Serve all addresses, as one worker of several.
+        """
+        for server, sockets in zip(self._servers, self._sockets, strict=True):
+            take_socket(server, sockets, number)
+        self._enter_lifespan()
+        try:
+            ready()
+            self._serve_by_threads()
+        finally:
+            self.service.close()
+
+    def _serve_one(self, number: int, ready: Callable[[], None]) -> None:
+        """
+        Serve one address, in the process that is for it.
+        """
+        server = self._servers[number]
         for other in self._servers:
             if other is not server:
                 other.socket.close()
+        take_socket(server, self._sockets[number], 0)
         self._servers = [server]
-        self._children = []
-        self._owner = os.getpid()
+        ready()
         self._fork_for_requests(server)
 
     def _fork_for_requests(self, server: Any) -> None:
@@ -321,45 +468,13 @@ class Runner:
         deadline = time.monotonic() + self.drain
         _finish_queue(server, deadline)
         server.socket.close()
-        children = set(getattr(server, "active_children", None) or ())
-        self._children = list(children)
-        self._reap(deadline)
-        server.server_close()
-
-    def _signal_children(self, number: int) -> None:
-        for pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def _reap(self, deadline: float) -> None:
-        """
-        Ask the children to stop, wait, and end those that are not done in time.
-
-        They are asked again and again: the interpreter of a child that was forked
-        just now forgets the signals that came before it was ready.
-        """
-        ask_again_at = 0.0
-
-        def gone() -> bool:
-            nonlocal ask_again_at
-            if time.monotonic() >= ask_again_at:
-                ask_again_at = time.monotonic() + _LOOK_AGAIN
-                self._signal_children(signal.SIGTERM)
-            for pid in list(self._children):
-                with contextlib.suppress(ChildProcessError):
-                    if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                        continue
-                self._children.remove(pid)
-            return not self._children
-
-        if not _wait_until(gone, deadline):
+        children = getattr(server, "active_children", None) or ()
+        killed = end_children(children, deadline - time.monotonic())
+        if killed:
             logger.warning(
-                "%d requests were not done after %s s and are ended",
-                len(self._children),
-                self.drain,
+                "%d requests were not done after %s s and are ended", killed, self.drain
             )
-            self._signal_children(signal.SIGKILL)
-            _wait_until(gone, time.monotonic() + 5)
+        server.server_close()
 
 
 def _finish_queue(server: Any, deadline: float) -> None:

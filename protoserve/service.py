@@ -143,7 +143,7 @@ class Service:
         """
         Wait for what a dispatcher has begun; say whether the conversation goes on.
         """
-        return complete(outcome, self._background)
+        return complete(outcome, self._background.run)
 
     def answer(self, session: Session) -> bool:
         """
@@ -262,6 +262,21 @@ class Service:
             reason,
             kind=limit,
         )
+
+    def count_handshake(self, peer: Peer, error: Any) -> None:
+        """
+        Take note that a TLS handshake has failed.
+
+        Args:
+            peer: whose.
+            error: the `protoserve.server.HandshakeError`.
+        """
+        if error.kind == "timeout" and not self.draining:
+            self.count("handshake", peer, error)
+            return
+        quiet = self.draining or error.kind in ("closed", "stopped")
+        level = logging.DEBUG if quiet else logging.WARNING
+        _rare.log(level, "no TLS with %s: %s", peer, error, kind=error.kind)
 
     def dismiss(self, connection: Connected) -> None:
         """

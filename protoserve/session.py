@@ -14,8 +14,8 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import attrs
 
@@ -36,15 +36,12 @@ from protoserve.events import (
     StreamBroken,
 )
 from protoserve.framing.base import Framer
-from protoserve.framing.buffer import BufferedFramer
+from protoserve.framing.buffer import PORTION
 from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
 from protoserve.types import BytesLike
 
-__all__ = ["Parcel", "Peer", "Role", "Session"]
-
-Parcel: TypeAlias = tuple[Any, Any, bytes, int, int]
-"""A message that was parsed: its header, itself, and its frame as part of a buffer."""
+__all__ = ["Peer", "Role", "Session", "TLSFacts"]
 
 _MOST_REQUESTS = 1 << 15
 """
@@ -63,16 +60,57 @@ class Role(enum.Enum):
 
 
 @attrs.frozen
+class TLSFacts:
+    """
+    What the two ends of a TLS connection have agreed on.
+    """
+
+    version: str
+    """``TLSv1.2`` or ``TLSv1.3``."""
+
+    cipher: str
+    """The cipher suite, by OpenSSL's name."""
+
+    alpn: str | None = None
+    """The application protocol, if both have named one in common."""
+
+    server_name: str | None = None
+    """The server's name that the client has asked for, if it has."""
+
+
+@attrs.frozen
 class Peer:
     """
     The other party.
     """
 
     transport: str
-    """``tcp``, ``udp``, ``unix`` or ``unixgram``."""
+    """``tcp``, ``tls``, ``udp``, ``unix`` or ``unixgram``."""
 
     address: Any
     """As the socket gives it: host and port, or a path."""
+
+    certificate: dict[str, Any] | None = attrs.field(
+        default=None, eq=False, repr=False
+    )
+    """Who it has proved to be, as `ssl.SSLSocket.getpeercert` tells; else `None`."""
+
+    tls: TLSFacts | None = attrs.field(default=None, eq=False, repr=False)
+    """What was agreed on in the handshake, over TLS."""
+
+    @classmethod
+    def over_tls(cls, tls: Any, address: Any) -> Peer:
+        """
+        Describe the peer of an `ssl.SSLSocket` or `ssl.SSLObject`.
+        """
+        cipher = tls.cipher()
+        facts = TLSFacts(
+            version=tls.version() or "",
+            cipher=cipher[0] if cipher else "",
+            alpn=tls.selected_alpn_protocol(),
+            server_name=getattr(tls, "server_name", None),
+        )
+        return cls("tls", address, tls.getpeercert() or None, facts)
 
     @property
     def host(self) -> str:
@@ -117,14 +155,9 @@ class Session:
         "_frames",
         "_framer",
         "_next_key",
-        "_parcels",
-        "_parse",
-        "_parse_run",
-        "_plain",
         "_received_at",
         "_rejected",
         "_requests",
-        "_take_run",
         "closed",
         "closer",
         "flow",
@@ -169,9 +202,9 @@ class Session:
         self.held = False
         """Whether what is sent waits: who set it sees to the flushing."""
         self.spent = False
-        """Whether `next_parcels` has given the last that there was."""
+        """Whether all that came has been dealt with, by `answer_with`."""
         self.received = 0
-        """How many frames have come."""
+        """Grows with the frames that come."""
         self.closer: Callable[[], None] | None = None
         """Is called by `close`."""
         self.flow: Callable[[], Any] | None = None
@@ -182,24 +215,12 @@ class Session:
         self._frames: deque[bytes] = deque()
         """Frames that were cut, but not parsed."""
         self._rejected: MessageRejected | None = None
-        self._parcels: deque[Parcel] = deque()
-        """What has been parsed in advance."""
         self._ended = self._broken = False
         self._requests: dict[Hashable, Any] = {}
         self._next_key = 0
         self._framer: Framer | None = None
-        self._take_run: Callable[..., int] | None = None
-        self._parse_run: Callable[..., int] | None = None
-        self._parse: Any = None
-        # Whether no message decides how the next one is judged.
-        self._plain = role is Role.SERVER and protocol.states is None
-        if self._plain:
-            self._parse = protocol.parser(self.inbound)
         if stream and protocol.framing is not None:
             self._framer = protocol.framing.framer()
-            self._parse_run = protocol.run_parser(self.inbound)
-            if self._parse_run is not None and isinstance(self._framer, BufferedFramer):
-                self._take_run = self._framer.take_run
 
     def __repr__(self) -> str:
         return f"<Session {self.protocol.name} {self.role.value} {self.peer or ''}>"
@@ -230,6 +251,7 @@ class Session:
         Take the next bytes of the stream, or one whole datagram.
         """
         self._received_at = self._clock()
+        self.spent = False
         if self._framer is not None:
             self._framer.feed(data)
             return
@@ -249,6 +271,7 @@ class Session:
         Take note that the peer will send nothing more.
         """
         self._ended = True
+        self.spent = False
 
     def next_event(self) -> Event | NeedData:
         """
@@ -257,8 +280,6 @@ class Session:
         Returns:
             An event, or `NEED_DATA` if more bytes are needed first.
         """
-        if self._parcels:
-            return self.event_of(self._parcels.popleft())
         if self._frames:
             return self._parsed(self._frames.popleft())
         if self._framer is not None and not self._broken and not self.closed:
@@ -279,60 +300,78 @@ class Session:
             return PeerClosed()
         return NEED_DATA
 
-    def next_parcels(self) -> Iterable[Parcel]:
+    def answer_with(self, pump: Callable[..., Any], *, cuts: bool) -> Any:
         """
-        Give the next messages in short, if they need no judgement.
+        Let a function answer frames, as many as it can (`Protocol.pump`).
 
-        None may be left lying: what is not dealt with goes to `put_back`.
+        Its answers are put with what is to be sent; nobody is told.
+
+        Args:
+            pump: the function.
+            cuts: whether it cuts the stream into frames itself.
 
         Returns:
-            Nothing if `next_event` has to be asked.
+            True, or what is left to be done for the last message. `spent` says
+            whether there is anything for `next_event`.
         """
-        parcels = self._parcels
         self.spent = False
-        if parcels:
-            self._parcels = deque()
-            return parcels
-        if not self._plain or self._broken or self.closed:
-            return ()
-        if self._take_run is not None:
-            taken: list[Parcel] = []
-            left = self._take_run(self._parse_run, self, taken.append)
-            if taken:
-                self.received += len(taken)
-                self.spent = not (left or self._ended)
-                return taken
-        frames = self._frames
-        try:
+        framer = self._framer
+        if cuts:
+            if self.closed or self._broken:
+                return True
+            data, start, stop = framer.unread()  # type: ignore[union-attr] # a stream
+            at, outcome = pump(data, start, stop, self, self.outgoing.append)
+            if at != start:
+                self.received += 1
+                self.spent = not (framer.consume(at) or self._ended)  # type: ignore[union-attr]
+            return outcome
+        frames, send = self._frames, self._send_frame
+        while not self.closed and not self._broken:
             if not frames:
-                if self._framer is None:
-                    return ()
-                frame = self._framer.decode()
+                frame = None if framer is None else self._cut()
                 if frame is None:
-                    return ()
+                    return True
                 frames.append(frame)
             frame = frames[0]
-            header, message, _ = self._parse(frame, self)
-        except Exception:
-            return ()  # next_event tells what is wrong
-        frames.popleft()
-        self.received += 1
-        return ((header, message, frame, 0, len(frame)),)
+            at, outcome = pump(frame, 0, len(frame), self, send)
+            if at < 0:
+                return True
+            frames.popleft()
+            self.received += 1
+            if outcome is not True:
+                return outcome
+        return True
 
-    def put_back(self, parcels: Iterable[Parcel]) -> None:
+    def pass_through(self, data: bytes, pump: Callable[..., Any]) -> Any:
         """
-        Keep messages for the next time; they were the first in order.
+        Do what `receive_data` and `answer_with` do, when the session is `spent`.
         """
-        self._parcels.extend(parcels)
-        self.spent = False
+        self._received_at = self._clock()
+        stop = len(data)
+        if self.closed or stop > PORTION:
+            at, outcome = 0, True
+        else:
+            at, outcome = pump(data, 0, stop, self, self.outgoing.append)
+        if at:
+            self.received += 1
+        if at != stop:
+            self.spent = False
+            self._framer.feed(data[at:])  # type: ignore[union-attr] # a stream
+        return outcome
 
-    def event_of(self, parcel: Parcel) -> MessageReceived:
+    def _cut(self) -> bytes | None:
         """
-        Tell a message at length.
+        Cut the next frame off; what is wrong is told by `next_event`.
         """
-        header, message, data, start, stop = parcel
-        frame = Frame(data[start:stop], self._received_at)
-        return MessageReceived(message, header, frame)
+        try:
+            return None if self._framer is None else self._framer.decode()
+        except RemoteProtocolError:
+            return None
+
+    def _send_frame(self, frame: bytes) -> None:
+        framing = self.protocol.framing
+        encode = self.stream and framing is not None
+        self.outgoing.append(framing.encode(frame) if encode else frame)  # type: ignore[union-attr]
 
     @property
     def received_at(self) -> float:
@@ -430,8 +469,12 @@ class Session:
         """
         Take what is waiting to be sent, each message's bytes by themselves.
         """
-        outgoing = self.outgoing
-        return [outgoing.popleft() for _ in range(len(outgoing))]
+        waiting: list[bytes] = []
+        try:
+            while True:
+                waiting.append(self.outgoing.popleft())
+        except IndexError:  # another thread may take some of it meanwhile
+            return waiting
 
     def close(self) -> None:
         """

@@ -13,7 +13,7 @@ from protoserve.errors import DeclarationError
 
 __all__ = ["DATAGRAMS", "STREAMS", "Address"]
 
-STREAMS = frozenset({"tcp", "unix"})
+STREAMS = frozenset({"tcp", "tls", "unix"})
 DATAGRAMS = frozenset({"udp", "unixgram"})
 
 
@@ -24,7 +24,7 @@ class Address:
     """
 
     transport: str
-    """``tcp``, ``udp``, ``unix`` or ``unixgram``."""
+    """``tcp``, ``tls``, ``udp``, ``unix`` or ``unixgram``."""
 
     host: str = ""
     """A name or number; for Unix sockets the path."""
@@ -38,8 +38,9 @@ class Address:
         Read a URL.
 
         Args:
-            url: ``tcp://host:port``, ``udp://host:port``, ``unix:///path`` or
-                ``unixgram:///path``; IPv6 addresses stand in brackets.
+            url: ``tcp://host:port``, ``tls://host:port``, ``udp://host:port``,
+                ``unix:///path`` or ``unixgram:///path``; IPv6 addresses stand in
+                brackets.
 
         Raises:
             DeclarationError: it is none of these; it says what is missing.

@@ -2,10 +2,12 @@
 The public face.
 """
 
+import ast
 import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,42 @@ def test_import_is_light():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert "" == ran.stdout.strip()
+
+
+LATE = ("protoserve", "protoserve.framing")
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_late_names_are_what_type_checkers_see(name):
+    """The imports for type checkers and the names found when used are the same."""
+    package = importlib.import_module(name)
+    tree = ast.parse(Path(package.__file__).read_text())
+    branch = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name: node.module for node in branch.body for alias in node.names}
+    assert set(typed) == set(package.__all__)
+    for each, home in typed.items():
+        module = importlib.import_module(home)
+        assert getattr(module, each) is getattr(package, each)
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_late_names_are_listed_and_importable(name):
+    """A fresh package lists all its names, and a star import has them all."""
+    program = (
+        f"import {name} as package; all_ = set(package.__all__); "
+        "listed = all_ <= set(dir(package)); before = set(vars(package)) & all_; "
+        f"space = {{}}; exec('from {name} import *', space); "
+        "print(listed, before, all_ - space.keys())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "True set() set()" == ran.stdout.strip()
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_unknown_names_are_missing_as_in_any_module(name):
+    """A name that a package does not have is an AttributeError that says so."""
+    package = importlib.import_module(name)
+    with pytest.raises(AttributeError, match=f"'{name}' has no attribute 'nothing'"):
+        _ = package.nothing

@@ -22,6 +22,7 @@ from protoserve.urls import Address
         ("udp://[fe80::1%eth0]:53", Address("udp", "fe80::1%eth0", 53)),
         ("tcp://:80", Address("tcp", "", 80)),
         ("tcp://*:80", Address("tcp", "*", 80)),
+        ("tls://127.0.0.1:853", Address("tls", "127.0.0.1", 853)),
         ("unix:///run/x.sock", Address("unix", "/run/x.sock")),
         ("unixgram:///run/a:b", Address("unixgram", "/run/a:b")),
     ],
@@ -31,7 +32,7 @@ def test_parse(url, expected):
     address = Address.parse(url)
     assert expected == address
     assert url.replace("TCP", "tcp") == str(address)
-    assert url.startswith(("tcp", "TCP", "unix:")) == address.is_stream
+    assert url.startswith(("tcp", "TCP", "tls", "unix:")) == address.is_stream
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_parse(url, expected):
         ("", "'' is no URL: expected TRANSPORT://HOST:PORT"),
         ("127.0.0.1:80", "is no URL"),
         ("tpc://127.0.0.1:80", "unknown transport 'tpc'; did you mean tcp?"),
-        ("http://127.0.0.1:80", "unknown transport 'http'; known: tcp, udp, unix"),
+        ("http://127.0.0.1:80", "unknown transport 'http'; known: tcp, tls, udp, unix"),
         ("tcp://127.0.0.1", "expected HOST:PORT with a port in 0..65535"),
         ("tcp://127.0.0.1:", "expected HOST:PORT"),
         ("tcp://127.0.0.1:65536", "expected HOST:PORT"),

@@ -15,7 +15,9 @@ import typer
 from protoserve.cli.logs import FORMATS, set_up_logging
 from protoserve.cli.running import Command
 from protoserve.cli.targets import CommandError, load
-from protoserve.serve import MODES, Runner
+from protoserve.cli.tls import tls_context
+from protoserve.serve import MODES, Runner, StartError
+from protoserve.server._supervise import worker_count
 from protoserve.service import Service
 from protoserve.urls import Address
 
@@ -55,6 +57,17 @@ def _finite(value: float) -> float:
     return value
 
 
+def _workers(value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        return worker_count(int(value))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected a whole number above 0 or auto, not {value!r}"
+        ) from None
+
+
 @app.command(cls=Command)
 def run(
     target: Annotated[
@@ -64,8 +77,9 @@ def run(
         list[str],
         typer.Option(
             metavar="URL",
-            help="Where to listen: tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH or "
-            "unixgram:///PATH. Port 0 lets the system choose. May be given often.",
+            help="Where to listen: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, "
+            "unix:///PATH or unixgram:///PATH. Port 0 lets the system choose. May be "
+            "given often.",
         ),
     ],
     mode: Annotated[
@@ -76,6 +90,14 @@ def run(
             help="What handles each stream connection.",
         ),
     ] = "threads",
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            callback=_workers,
+            metavar="N|auto",
+            help="How many processes mode prefork has; auto, the default: one a CPU.",
+        ),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,6 +113,32 @@ def run(
             help="How long requests may take after SIGTERM.",
         ),
     ] = 10.0,
+    tls_cert: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The certificate for tls://, as PEM. May be given often: clients get "
+            "the one for the server name that they ask for, or the first.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="The certificate's private key, as PEM."),
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Serve only clients whose certificate is signed by one of these.",
+        ),
+    ] = None,
+    tls_alpn: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An application protocol to agree on (ALPN). May be given often.",
+        ),
+    ] = None,
     log_format: Annotated[
         str,
         typer.Option(
@@ -111,25 +159,50 @@ def run(
     service = load(target, Service, "examples.dns_server:app")
     for assignment in limit or ():
         service.limits = service.limits.with_text(assignment)
-    runner = Runner(service, addresses, mode, drain)
-    _open(service)
+    tls = tls_context(
+        addresses, tls_cert or (), tls_key or (), tls_client_ca, tls_alpn or ()
+    )
+    runner = Runner(service, addresses, mode, drain, workers, tls)
     try:
+        runner.open()
         _bind(runner)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
-        for address in runner.bound:
-            typer.echo(f"listening on {address}", err=True)
-        runner.serve()
+        signal.signal(signal.SIGHUP, lambda *_: runner.reload())
+        runner.serve(lambda: _tell_addresses(runner))
+    except StartError as exc:
+        raise CommandError(str(exc)) from exc
     finally:
         service.close()
 
 
-def _open(service: Service) -> None:
-    try:
-        service.open()
-    except Exception as exc:
-        reason = f"{type(exc).__name__}: {exc}"
-        raise CommandError(f"the service's lifespan failed: {reason}") from exc
+@app.command(cls=Command)
+def describe(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROTOCOL[:MESSAGE]",
+            help="The protocol, as MODULE:NAME, and perhaps one of its messages.",
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object.")
+    ] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Write the generated Python.")
+    ] = False,
+) -> None:
+    """
+    Show a protocol's messages byte by byte, its tags, framing and states.
+    """
+    from protoserve.cli.describe import describe
+
+    describe(target, as_json=as_json, code=code)
+
+
+def _tell_addresses(runner: Runner) -> None:
+    for address in runner.bound:
+        typer.echo(f"listening on {address}", err=True)
 
 
 def _bind(runner: Runner) -> None:

@@ -106,7 +106,11 @@ def demand_end(stream: Any, context: Any, path: str, size: int) -> None:
     if offset < size:
         swallowed = context.get("_swallowed")
         if isinstance(swallowed, Fault) and swallowed.offset >= offset:
-            raise swallowed
+            context["_swallowed"] = None  # it is to refer to this frame
+            try:
+                raise swallowed
+            finally:
+                del swallowed
         raise Fault(
             path,
             offset,

@@ -142,6 +142,24 @@ def _reason(subcon: Any, exc: Exception) -> tuple[str, str]:
     return f"a valid {describe(subcon)}", f"{type(exc).__name__}: {text}"
 
 
+def _size(subcon: Any) -> int | None:
+    """
+    Give what a Construct object's own `sizeof` gives, or `None`.
+
+    That would leave a context that refers to itself to the cycle collector.
+    """
+    context = construct.Container(_parsing=False, _building=False, _sizing=True)
+    context["_params"] = context
+    try:
+        size: int = subcon._sizeof(context, "")
+    except Exception:
+        return None
+    else:
+        return size
+    finally:
+        context.clear()
+
+
 def parse_fault(
     subcon: Any, exc: Exception, stream: Any, start: int, path: str
 ) -> Fault:
@@ -156,10 +174,7 @@ def parse_fault(
         path: the field's path.
     """
     if isinstance(exc, construct.StreamError | construct.FormatFieldError):
-        try:
-            needed = subcon.sizeof()
-        except Exception:
-            needed = None
+        needed = _size(subcon)
         left = _left(stream, start)
         if needed is not None and needed > left:
             expected = f"{plural(needed, 'byte')} ({describe(subcon)})"

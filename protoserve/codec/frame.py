@@ -111,7 +111,6 @@ class FrameCodec:
                 usage = Usage(Caps())
                 root = root_context(parsing=True, _usage=usage)
                 context = FrameContext(enclosing_context(root, None))
-                context["_root"] = context
                 context["session"] = session
                 stream = io.BytesIO(whole[:end] if self.trailer else whole)
                 spans: Spans = {"trailer": (end, len(whole))}
@@ -169,7 +168,6 @@ class FrameCodec:
             context = FrameContext(
                 enclosing_context(root_context(parsing=False), stream)
             )
-            context["_root"] = context
             context["session"] = session
             spans: Spans = {}
             values = self._place_part(self.header, header, stream, context, spans)

@@ -752,6 +752,20 @@ def _sum(pieces: list[Piece], plus: int) -> str:
     return " + ".join(parts)
 
 
+POSITIONED = (
+    type(construct.Tell),
+    construct.Seek,
+    construct.Pointer,
+    construct.LazyBound,
+    core.OffsettedEnd,
+    construct.Union,
+    construct.RawCopy,
+    construct.Checksum,
+    construct.Rebuffered,
+)
+"""What asks where it is."""
+
+
 def movable(subcon: Any) -> bool:
     """
     Whether a part is built the same wherever in the message it stands.
@@ -759,19 +773,8 @@ def movable(subcon: Any) -> bool:
     Construct's own classes are, but for those that ask where they are; of others
     nothing is known.
     """
-    fixed = (
-        type(construct.Tell),
-        construct.Seek,
-        construct.Pointer,
-        construct.LazyBound,
-        core.OffsettedEnd,
-        construct.Union,
-        construct.RawCopy,
-        construct.Checksum,
-        construct.Rebuffered,
-    )
     ours = type(subcon).__module__.startswith(("construct.", "protoserve."))
-    if isinstance(subcon, fixed) or not ours:
+    if isinstance(subcon, POSITIONED) or not ours:
         return False
     return all(movable(child) for child in children(subcon))
 

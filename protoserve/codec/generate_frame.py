@@ -16,7 +16,7 @@ from typing import Any
 
 from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.compiled import compile_function, tell_failure
-from protoserve.codec.emit import Scope, Symbol, Untranslatable
+from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable
 from protoserve.codec.frame import FrameCodec, LengthHead
 from protoserve.codec.generate_build import BuildWriter, build_globals
 from protoserve.codec.generate_parse import Mismatch, ParseWriter, parse_globals
@@ -28,7 +28,16 @@ from protoserve.codec.record import (
     root_context,
 )
 
-__all__ = ["frame_builder", "frame_parser", "run_parser"]
+__all__ = [
+    "body_globals",
+    "emit_body",
+    "emit_frame",
+    "emit_parts",
+    "fixed_size",
+    "frame_builder",
+    "frame_parser",
+    "tag_source",
+]
 
 
 def _plan(record: Record) -> Group:
@@ -43,7 +52,6 @@ def _frame_context(header: Any, session: Any, root: Any) -> Any:
     Make the context that a body finds around it.
     """
     context = FrameContext(enclosing_context(root, None))
-    context["_root"] = context
     context["session"] = session
     if header is not None:
         for field in type(header)._record.fields:
@@ -76,79 +84,77 @@ class _Bodies(dict[Any, Callable[..., Any]]):
         self,
         codec: FrameCodec,
         find: Callable[[Any], tuple[Record, Caps] | None],
-        make: Callable[[FrameCodec, Record, Caps], Callable[..., Any]],
     ) -> None:
         super().__init__()
         self.codec = codec
         self.find = find
-        self.make = make
 
     def __missing__(self, tag: Any) -> Callable[..., Any]:
         found = self.find(tag)
         if found is None:
             raise Mismatch
-        made = self.make(self.codec, *found)
+        made = _body_parser(self.codec, *found)
         if len(self) < 4096:
             self[tag] = made
         return made
 
 
-def _body_of_frame(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
+def _body_parser(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
     """
-    Make the function that parses one kind of body in a buffer that is one frame.
+    Make the function that parses one kind of body: all of ``buf[pos:end]``.
     """
     writer = ParseWriter(caps)
     writer.bounded = codec.trailer is None
     start = fixed_size(codec.header)
     if start is not None:  # positions are constants then
         writer.var, writer.off = "", start
-    return _body_parser(codec, record, writer)
+    try:
+        lines = emit_body(codec, record, writer, "o")
+    except Untranslatable:
+        return _give_up
+    lines = ["def body(buf, pos, end, h, session):", *lines, "    return o"]
+    names = {**body_globals(writer), **writer.out.constants}
+    return compile_function("body", "\n".join(lines), names, record.record_name)
 
 
-def _body_in_run(codec: FrameCodec, record: Record, caps: Caps) -> Callable[..., Any]:
+def emit_body(
+    codec: FrameCodec, record: Record, writer: ParseWriter, obj: str
+) -> list[str]:
     """
-    Make the function that parses one kind of body among other frames.
+    Write what parses one kind of body, all of it up to ``end``.
 
-    It gives up on fields that refer to the session: the messages before it are not
-    answered yet, and may change that.
-    """
-    writer = ParseWriter(caps)
-    size = fixed_size(record)
-    writer.bounded = size is not None
-    if size is not None:
-        writer.fail_if(f"end - pos != {size}")
-    made = _body_parser(codec, record, writer)
-    return _give_up if writer.uses_context else made
+    Args:
+        codec: what is around it; the header is ``h``.
+        record: the message.
+        writer: nothing has been written yet; it stands where the body begins.
+        obj: the variable for the message.
 
-
-def _body_parser(
-    codec: FrameCodec, record: Record, writer: ParseWriter
-) -> Callable[..., Any]:
-    """
-    Write the function that parses one kind of body: all of ``buf[pos:end]``.
+    Raises:
+        Untranslatable: it has no straight-line form.
     """
     header = codec.header
     scope = _header_scope(None if header is None else _plan(header))
-    try:
-        writer.emit_message(_plan(record), "o", Scope(scope))
-        writer.flush()
-    except Untranslatable:
-        return _give_up
-    lines = ["def body(buf, pos, end, h, session):"]
-    if writer.counts:
-        lines.append("    used = 0")
+    writer.emit_message(_plan(record), obj, Scope(scope))
+    writer.flush()
+    writer.fail_if(f"{writer.place()} != end")
+    lines, writer.out.lines = writer.out.lines, []
     if writer.uses_context:
-        lines.append("    root = frame_context(h, session, make_root())")
-    lines += writer.out.lines
-    lines += [f"    if {writer.place()} != end: raise Mismatch", "    return o"]
-    caps = writer.caps
-    names = {
+        writer.out.line("root = frame_context(h, session, make_root())")
+    if writer.counts:
+        writer.out.line("used = 0")
+    first, writer.out.lines = writer.out.lines, []
+    return first + lines
+
+
+def body_globals(writer: ParseWriter) -> dict[str, Any]:
+    """
+    Give the names that the lines of `emit_body` use, beside the writer's constants.
+    """
+    return {
         **parse_globals(),
-        **writer.out.constants,
         "frame_context": _frame_context,
-        "make_root": lambda: root_context(parsing=True, _usage=Usage(caps)),
+        "make_root": lambda: root_context(parsing=True, _usage=Usage(writer.caps)),
     }
-    return compile_function("body", "\n".join(lines), names, record.record_name)
 
 
 def frame_parser(
@@ -204,11 +210,11 @@ def _frame_parser(
     writer.out.depth = 1
     writer.end = "stop"
     writer.bounded = codec.trailer is None
-    begin = _emit_parts(codec, writer, "end", ("", 0))
+    begin = emit_parts(codec, writer, "end", ("", 0))
     names: dict[str, Any] = {
         **parse_globals(),
         **writer.out.constants,
-        "BODIES": _Bodies(codec, find, _body_of_frame),
+        "BODIES": _Bodies(codec, find),
         "TAG": tag,
         "Result": functools.partial(tuple.__new__, result),
     }
@@ -220,13 +226,13 @@ def _frame_parser(
         f"    stop = end - {codec.trailer_size}",
         *(["    if stop < 0: raise Mismatch"] if codec.trailer else []),
         *writer.out.lines,
-        f"    m = BODIES[{_tag_source(tag)}](buf, {begin}, stop, h, session)",
+        f"    m = BODIES[{tag_source(tag)}](buf, {begin}, stop, h, session)",
         "    return Result((h, m, t))",
     ]
     return compile_function("parse", "\n".join(lines), names, codec.name)
 
 
-def _emit_parts(
+def emit_parts(
     codec: FrameCodec, writer: ParseWriter, end: str, first: tuple[str, int]
 ) -> str:
     """
@@ -274,7 +280,7 @@ def _emit_parts(
     return begin
 
 
-def _tag_source(tag: Any) -> str:
+def tag_source(tag: Any) -> str:
     """
     Write how a header's tag is read.
     """
@@ -287,87 +293,8 @@ def _tag_source(tag: Any) -> str:
     return "TAG(h)"
 
 
-def run_parser(
-    codec: FrameCodec,
-    tag: str | tuple[str, ...] | Callable[[Any], Any] | None,
-    find: Callable[[Any], tuple[Record, Caps] | None],
-    most: int,
-    head: LengthHead,
-) -> Callable[..., int] | None:
-    """
-    Make the function that parses the frames of a stream in one pass.
-
-    It stops at the first frame that is not whole, or of which it does not know what
-    to make: that one is left to the framer and `frame_parser`.
-
-    Args:
-        codec: header and trailer.
-        tag: what in the header says which message follows.
-        find: gives the record for a tag.
-        most: the largest frame, in bytes.
-        head: how the stream is cut.
-
-    Returns:
-        A function of buffer, start, end, session, and of what takes each frame as a
-        tuple of header, message, buffer, start and end. It gives where it stopped.
-        `None` if there is no such function for this protocol.
-    """
-    size = fixed_size(codec.header)
-    if size is None or not head.code:
-        return None
-    try:
-        return _run_parser(codec, tag, find, most, head, size)
-    except Exception as exc:
-        tell_failure(codec.name, exc)
-        return None
-
-
-def _run_parser(
-    codec: FrameCodec, tag: Any, find: Any, most: int, head: LengthHead, size: int
-) -> Callable[..., int]:
-    writer = ParseWriter(Caps())
-    writer.out.depth = 3
-    least = max(head.skip + size + codec.trailer_size, head.size)
-    if head.skip:
-        writer.take(head.code[0], head.code[1:], head.size, "n")
-    else:
-        unpack = writer.out.constant(head.unpack, "unpack")
-        writer.out.line(f"n, = {unpack}(buf, pos + {head.offset})")
-    for line in (
-        f"n += {head.plus}",
-        f"if not {least} <= n <= {min(head.most, most)}: break",
-        "stop_at = pos + n",
-        "if stop_at > end: break",
-        f"stop = stop_at - {codec.trailer_size}",
-    ):
-        writer.after(line)
-    begin = _emit_parts(codec, writer, "stop_at", ("pos", head.skip))
-    body = f"BODIES[{_tag_source(tag)}](buf, {begin}, stop, h, session)"
-    lines = [
-        "def run(buf, pos, end, session, add):",
-        "    try:",
-        f"        while end - pos >= {least}:",
-        *writer.out.lines,
-        f"            add((h, {body}, buf, pos + {head.skip}, stop_at))",
-        "            pos = stop_at",
-        "    except Exception: pass",
-        "    return pos",
-    ]
-    names: dict[str, Any] = {
-        **parse_globals(),
-        **writer.out.constants,
-        "BODIES": _Bodies(codec, find, _body_in_run),
-        "TAG": tag,
-    }
-    return compile_function("run", "\n".join(lines), names, codec.name)
-
-
 def frame_builder(
-    codec: FrameCodec,
-    record: Record,
-    literals: Mapping[str, int],
-    head: LengthHead | None = None,
-    trailer: Any = None,
+    codec: FrameCodec, record: Record, literals: Mapping[str, int]
 ) -> Callable[..., bytes] | None:
     """
     Make the function that builds the frames of one message class.
@@ -377,39 +304,61 @@ def frame_builder(
         record: the message.
         literals: header fields that always have the same number on the wire,
             whatever the header says: the tag.
-        head: makes frames ready for the stream that is cut like this.
-        trailer: the trailer of each frame, unless another is given.
 
     Returns:
         A function of header, message and trailer that gives the frame, or raises
         anything; `None` if it has no straight-line form.
     """
     try:
-        return _frame_builder(codec, record, literals, head, trailer)
+        out = Source()
+        frame = emit_frame(codec, record, literals, out, "o", "t")
+        lines = ["def build(h, o, t):", *out.lines, f"    return {frame}"]
+        names = {**build_globals(), **out.constants}
+        source = "\n".join(lines)
+        return compile_function("build", source, names, record.record_name)
     except Exception as exc:
         tell_failure(record.record_name, exc)
         return None
 
 
-def _frame_builder(
+def emit_frame(
     codec: FrameCodec,
     record: Record,
     literals: Mapping[str, int],
-    head: LengthHead | None,
-    usual_trailer: Any,
-) -> Callable[..., bytes]:
-    writer = BuildWriter()
+    out: Source,
+    obj: str,
+    end: str,
+    head: LengthHead | None = None,
+) -> str:
+    """
+    Write what builds a frame under the header ``h``.
+
+    Args:
+        codec: header and trailer.
+        record: the message.
+        literals: header fields that always have the same number on the wire.
+        out: where it is written.
+        obj: the variable that holds the message.
+        end: the variable that holds the trailer.
+        head: makes the frame ready for the stream that is cut like this.
+
+    Returns:
+        The frame, as source.
+
+    Raises:
+        Untranslatable: it has no straight-line form.
+    """
+    writer = BuildWriter(out)
     writer.literals = dict(literals)
-    writer.out.depth = 1
     header = None if codec.header is None else _plan(codec.header)
     trailer = None if codec.trailer is None else _plan(codec.trailer)
     scope = Scope()
     lengths: Any = []
     checksums: Any = []
     spans: dict[str, tuple[int, int]] = {}
-    prefixed = head is not None and head.skip > 0
-    if head is not None and prefixed:
-        writer.fixed(head.code[0], head.code[1:], head.size, "n")
+    prefix = "" if head is None or not head.skip else out.name("n")
+    if head is not None and prefix:
+        writer.fixed(head.code[0], head.code[1:], head.size, prefix)
     first = len(writer.pieces)
     if header is not None:
         part = writer.place_message(header, "h", scope)
@@ -420,35 +369,28 @@ def _frame_builder(
         spans.update(part.spans)
     start = len(writer.pieces)
     body = BuildWriter(writer.out)
-    body.emit_message(_plan(record), "o", Scope(scope))
-    if body.uses_context:
-        raise Untranslatable
+    body.emit_message(_plan(record), obj, Scope(scope))
     writer.pieces += body.pieces
     stop = len(writer.pieces)
     if trailer is not None:
-        part = writer.place_message(trailer, "t", Scope(scope))
+        part = writer.place_message(trailer, end, Scope(scope))
         lengths += part.lengths
         checksums += part.checksums
         spans.update(part.spans)
     spans["header"], spans["body"] = (first, start), (start, stop)
     spans["trailer"] = (stop, len(writer.pieces))
-    if writer.uses_context:
+    if writer.uses_context or body.uses_context:
         raise Untranslatable
     writer.write_lengths(lengths, spans)
     writer.write_checksums(checksums, spans)
-    if head is not None and prefixed:
+    if head is not None and prefix:
         writer.write_prefix(0, head.size - head.plus, head.most - head.skip)
-    result = writer.joined(writer.pieces)
-    lines = ["def build(h, o, t=TRAILER):", *writer.out.lines]
-    if head is not None and not prefixed:
+    frame = writer.joined(writer.pieces)
+    if head is not None and not prefix:
         # The header has the length already, if it is declared as it should be.
-        number = writer.out.constant(head.unpack, "unpack")
-        lines += [
-            f"    d = {result}",
-            f"    if {number}(d, {head.offset})[0] + {head.plus} != len(d) "
-            f"or len(d) > {head.most}: raise Mismatch",
-        ]
-        result = "d"
-    lines.append(f"    return {result}")
-    names = {**build_globals(), **writer.out.constants, "TRAILER": usual_trailer}
-    return compile_function("build", "\n".join(lines), names, record.record_name)
+        number, name = out.constant(head.unpack, "unpack"), out.name("d")
+        out.line(f"{name} = {frame}")
+        found = f"{number}({name}, {head.offset})[0] + {head.plus}"
+        writer.fail_if(f"{found} != len({name}) or len({name}) > {head.most}")
+        frame = name
+    return frame

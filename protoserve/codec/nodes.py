@@ -13,10 +13,7 @@ What differs, and only for bad data:
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
-import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -258,40 +255,46 @@ class HonestSelect(construct.Select):  # type: ignore[misc] # construct is untyp
     def _parse(self, stream: Any, context: Any, path: str) -> Any:
         start = stream.tell()
         furthest: Fault | None = None
-        for subcon in self.subcons:
-            try:
-                value = subcon._parsereport(stream, context, path)
-            except construct.ExplicitError:
-                raise
-            except Fault as fault:
-                if furthest is None or fault.offset > furthest.offset:
-                    furthest = fault
-                stream.seek(start)
-            else:
-                if furthest is not None:
-                    _remember(furthest, context["_params"])
-                return value
-        raise furthest or Fault(path, start, "one of the alternatives", "none")
+        try:
+            for subcon in self.subcons:
+                try:
+                    value = subcon._parsereport(stream, context, path)
+                except construct.ExplicitError:
+                    raise
+                except Fault as fault:
+                    if furthest is None or fault.offset > furthest.offset:
+                        furthest = fault
+                    stream.seek(start)
+                else:
+                    if furthest is not None:
+                        _remember(furthest, context["_params"])
+                    return value
+            raise furthest or Fault(path, start, "one of the alternatives", "none")
+        finally:
+            furthest = None  # it refers to this frame
 
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
         optional = any(_is_pass(subcon) for subcon in self.subcons)
         failure: Fault | None = None
-        for subcon in self.subcons:
-            if optional and _is_pass(subcon):
-                continue
-            attempt = io.BytesIO()
-            try:
-                subcon._build(obj, attempt, context, path)
-            except construct.ExplicitError:
-                raise
-            except Fault as fault:
-                failure = fault
-            else:
-                stream.write(attempt.getvalue())
+        try:
+            for subcon in self.subcons:
+                if optional and _is_pass(subcon):
+                    continue
+                attempt = io.BytesIO()
+                try:
+                    subcon._build(obj, attempt, context, path)
+                except construct.ExplicitError:
+                    raise
+                except Fault as fault:
+                    failure = fault
+                else:
+                    stream.write(attempt.getvalue())
+                    return obj
+            if optional and obj is None:
                 return obj
-        if optional and obj is None:
-            return obj
-        raise failure or Fault(path, 0, "one of the alternatives to fit", repr(obj))
+            raise failure or Fault(path, 0, "one of the alternatives to fit", repr(obj))
+        finally:
+            failure = None  # it refers to this frame
 
 
 def _remember(fault: Fault, parameters: Any) -> None:
@@ -300,7 +303,9 @@ def _remember(fault: Fault, parameters: Any) -> None:
     """
     known = parameters.get("_swallowed")
     if known is None or fault.offset > known.offset:
-        parameters["_swallowed"] = fault
+        # Bare: it would refer to frames that refer to these parameters.
+        bare = Fault(fault.path, fault.offset, fault.expected, fault.found)
+        parameters["_swallowed"] = bare
 
 
 def _is_pass(subcon: Any) -> bool:
@@ -521,23 +526,43 @@ def _read_varint(stream: Any, context: Any, path: str) -> int:
     )
 
 
-def _inflate(data: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
-    inflater = zlib.decompressobj(wbits)
-    return inflater.decompress(data, limit), inflater.eof
+def _zlib() -> Any:
+    import zlib
+
+    return zlib.decompressobj()
 
 
-def _decompress_with(make: Callable[[], Any], data: bytes, limit: int) -> Any:
-    decompressor = make()
-    return decompressor.decompress(data, limit), decompressor.eof
+def _gzip() -> Any:
+    import zlib
+
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
-DECOMPRESSORS: dict[str, Callable[[bytes, int], tuple[bytes, bool]]] = {
-    "zlib": lambda data, limit: _inflate(data, limit, zlib.MAX_WBITS),
-    "gzip": lambda data, limit: _inflate(data, limit, zlib.MAX_WBITS | 16),
-    "bzip2": lambda data, limit: _decompress_with(bz2.BZ2Decompressor, data, limit),
-    "lzma": lambda data, limit: _decompress_with(lzma.LZMADecompressor, data, limit),
+def _bzip2() -> Any:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _lzma() -> Any:
+    import lzma
+
+    return lzma.LZMADecompressor()
+
+
+def _lz4() -> Any:
+    import lz4.frame
+
+    return lz4.frame.LZ4FrameDecompressor()
+
+
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "zlib": _zlib,
+    "gzip": _gzip,
+    "bzip2": _bzip2,
+    "lzma": _lzma,
 }
-"""Each gives at most `limit` bytes, and whether that was all."""
+"""Makers of objects that decompress up to so many bytes; few messages need any."""
 
 ENCODINGS = {
     **{name: name for name in DECOMPRESSORS},
@@ -545,12 +570,6 @@ ENCODINGS = {
     **dict.fromkeys(("bz2", "bz2_codec"), "bzip2"),
 }
 """Names that `Compressed` takes, by what they mean; Python's codecs have aliases."""
-
-
-def _unfold_lz4(data: bytes, limit: int) -> tuple[bytes, bool]:
-    import lz4.frame
-
-    return _decompress_with(lz4.frame.LZ4FrameDecompressor, data, limit)  # type: ignore[no-any-return]
 
 
 class Unfolding(construct.Construct):  # type: ignore[misc] # construct is untyped
@@ -577,19 +596,20 @@ class Unfolding(construct.Construct):  # type: ignore[misc] # construct is untyp
         self, folded: bytes, cap: int, context: Any, path: str, start: int
     ) -> Any:
         tunnel = self.tunnel
+        make: Callable[[], Any] | None = None
         if isinstance(tunnel, construct.CompressedLZ4):
-            data, complete = _unfold_lz4(folded, cap + 1)
+            make = _lz4
         elif isinstance(tunnel, construct.Compressed):
             kind = ENCODINGS.get(tunnel.encoding.lower().replace("-", "_"))
-            if kind is None:
-                return tunnel._decode(folded, context, path)
-            data, complete = DECOMPRESSORS[kind](folded, cap + 1)
-        else:
+            make = DECOMPRESSORS.get(kind or "")
+        if make is None:
             return tunnel._decode(folded, context, path)
+        decompressor = make()
+        data = decompressor.decompress(folded, cap + 1)
         if len(data) > cap:
             expected = f"at most {cap} bytes of decompressed data"
             raise Fault(path, start, f"{expected} (caps=Caps(decompressed=…))", "more")
-        if not complete:
+        if not decompressor.eof:
             raise Fault(path, start, "a whole compressed stream", "a part of one")
         return data
 

@@ -47,7 +47,9 @@ __all__ = [
     "Text",
     "VarNumber",
     "Window",
+    "has_rule",
     "plan_of",
+    "size_of",
 ]
 
 Size: TypeAlias = int | Callable[[Any], Any] | None
@@ -163,6 +165,8 @@ class BitPart:
     mapped: Mapped | None
     computed: Computed | None = None
     hidden: bool = False
+    doc: str = ""
+    unit: str = ""
 
 
 @attrs.frozen
@@ -187,6 +191,8 @@ class Item:
     node: Node
     computed: Computed | None = None
     hidden: bool = False
+    doc: str = ""
+    unit: str = ""
 
 
 @attrs.frozen
@@ -305,6 +311,45 @@ def plan_of(subcon: Any) -> Node:
     return _plan(subcon, ())
 
 
+def has_rule(subcon: Any) -> bool:
+    """
+    Whether some forms of a Construct object's class have a plan.
+    """
+    return type(subcon) in _RULES or isinstance(subcon, Record)
+
+
+def size_of(node: Node | None) -> int | None:
+    """
+    Give the size of something in bytes; `None` if it varies.
+    """
+    match node:
+        case None | Derived():
+            return 0
+        case Number() | Padding() | Bits():
+            return node.size
+        case Raw() | Window(prefix=None):
+            return node.size if isinstance(node.size, int) else None
+        case Text() | Constant() | Mapped():
+            return size_of(node.inner)
+        case Group():
+            sizes = [size_of(item.node) for item in node.items]
+            known = [size for size in sizes if size is not None]
+            return sum(known) if len(known) == len(sizes) else None
+        case Repeated(count=int(), counter=None):
+            size = size_of(node.element)
+            return None if size is None else node.count * size  # type: ignore[operator]
+        case Chosen():
+            found = {size_of(case) for _, case in node.cases} | {size_of(node.default)}
+            return found.pop() if len(found) == 1 else None
+        case Opaque():
+            try:
+                return int(node.construct.sizeof())
+            except Exception:  # it varies, or only its user knows
+                return None
+        case _:
+            return None
+
+
 def _plan(subcon: Any, inside: tuple[Record, ...]) -> Node:
     while isinstance(subcon, construct.Renamed):
         if subcon.parsed is not None:
@@ -333,7 +378,9 @@ def _record(record: Record, inside: tuple[Record, ...]) -> Node:
             continue
         field = fields[0]
         node = _plan(field.construct, inside)
-        items.append(Item(field.name, node, field.computed, field.hidden))
+        items.append(
+            Item(field.name, node, field.computed, field.hidden, field.doc, field.unit)
+        )
     return Group(tuple(items), record)
 
 
@@ -438,12 +485,12 @@ def _struct(subcon: Any, inside: Any) -> Node | None:
             return None
         if part.name is not None and part.name.startswith("_"):
             return None
-        items.append(Item(part.name, node))
+        items.append(Item(part.name, node, doc=part.docs))
     return Group(tuple(items), None)
 
 
 def _array(subcon: Any, inside: Any) -> Node | None:
-    if subcon.discard:
+    if getattr(subcon, "discard", False):  # a LazyArray never does
         return None
     return Repeated(_plan(subcon.subcon, inside), subcon.count)
 
@@ -555,7 +602,13 @@ def _bits(parts: list[tuple[str | None, Any, Any]], *, container: bool) -> Bits 
         if part is None:
             return None
         if field is not None:
-            part = attrs.evolve(part, computed=field.computed, hidden=field.hidden)
+            part = attrs.evolve(
+                part,
+                computed=field.computed,
+                hidden=field.hidden,
+                doc=field.doc,
+                unit=field.unit,
+            )
         known.append(part)
         total += part.width
     if total % 8 or not total:
@@ -614,7 +667,9 @@ _RULES: dict[type[Any], Callable[[Any, Any], Node | None]] = {
     construct.FormatField: _format_field,
     construct.GreedyRange: _greedy_range,
     construct.IfThenElse: _if,
+    construct.LazyArray: _array,
     construct.LazyBound: lambda sc, _: Recursive(sc.subconfunc),
+    construct.LazyStruct: _struct,
     construct.Mapping: _mapping,
     construct.NullStripped: _stripped,
     construct.NullTerminated: _terminated,
@@ -628,6 +683,7 @@ _RULES: dict[type[Any], Callable[[Any, Any], Node | None]] = {
     construct.Transformed: _transformed,
     type(construct.Flag): lambda _sc, _: Number(1, ">", "?", False),
     type(construct.GreedyBytes): lambda _sc, _: Raw(None),
+    type(construct.Pass): lambda _sc, _: Derived(None),
     type(construct.VarInt): lambda _sc, _: VarNumber(False),
     type(construct.ZigZag): lambda _sc, _: VarNumber(True),
 }

@@ -13,6 +13,7 @@ Runs of bit fields stand for whole bytes: they are parsed and built as one.
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,8 @@ class Field:
     computed: Computed | None = None
     hidden: bool = False
     """Padding and the like: on the wire, but no attribute."""
+    doc: str = ""
+    unit: str = ""
 
 
 def slot_name(name: str) -> str:
@@ -93,15 +96,51 @@ class Member:
         return self.fields[0].name
 
 
+class _SelfContext(construct.Container):  # type: ignore[misc] # construct is untyped
+    """
+    A context that is one of its own values, as Construct's outermost ones are.
+
+    It is not stored: a context that holds itself is left to the cycle collector, with
+    all that it refers to, once for each message.
+    """
+
+    itself = ""
+    """The name of that value."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == self.itself:
+            return self
+        raise KeyError(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """
+        Give a value, or the default.
+        """
+        return self if key == self.itself else super().get(key, default)
+
+
+class _RootContext(_SelfContext):
+    itself = "_params"
+
+
+class _OuterContext(_SelfContext):
+    itself = "_root"
+
+
+class _InnerContext(construct.Container):  # type: ignore[misc] # construct is untyped
+    """
+    A context inside others; unlike a plain one it can be referred to weakly.
+    """
+
+
 def root_context(*, parsing: bool, **values: Any) -> Any:
     """
     Make the outermost context of one parse or build.
     """
-    context = construct.Container(**values)
+    context = _RootContext(**values)
     context["_parsing"] = parsing
     context["_building"] = not parsing
     context["_sizing"] = False
-    context["_params"] = context
     return context
 
 
@@ -109,7 +148,8 @@ def enclosing_context(context: Any, stream: Any) -> Any:
     """
     Make the context of a structure inside another context, as `Struct` does.
     """
-    inner = construct.Container(
+    root = context.get("_root")
+    inner = (_InnerContext if root is not None else _OuterContext)(
         _=context,
         _params=context["_params"],
         _parsing=context["_parsing"],
@@ -119,13 +159,14 @@ def enclosing_context(context: Any, stream: Any) -> Any:
         _io=stream,
         _index=context.get("_index"),
     )
-    inner["_root"] = context.get("_root", inner)
+    if root is not None:
+        inner["_root"] = root
     if isinstance(context, FrameContext):
-        context["_body"] = inner
+        context["_body"] = weakref.ref(inner)
     return inner
 
 
-class FrameContext(construct.Container):  # type: ignore[misc] # construct is untyped
+class FrameContext(_OuterContext):
     """
     What a protocol's messages find around them: the header's fields, the session.
 
@@ -134,7 +175,9 @@ class FrameContext(construct.Container):  # type: ignore[misc] # construct is un
     """
 
     def __missing__(self, key: str) -> Any:
-        body = self.get("_body")
+        if key == self.itself:
+            return self
+        body = self["_body"]() if "_body" in self else None
         if body is None or key not in body:
             raise KeyError(key)
         return body[key]
@@ -179,6 +222,11 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         self.arguments = tuple(arguments)
         self._members: tuple[Member, ...] | None = None
         self._as_bits: Record | None = None
+        self.parser: Callable[[Any], Any] | None = None
+        """What parses the message, once that has been made."""
+        self.builder: Callable[[Any], bytes] | None = None
+        self.columns: Any = None
+        """What `protoserve.codec.dtype` has made of it."""
 
     def __repr__(self) -> str:
         return f"<{self.record_name}.construct>"

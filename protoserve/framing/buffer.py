@@ -19,8 +19,7 @@ good frame does not pay for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from protoserve.errors import (
     CorruptedFrameError,
@@ -32,7 +31,11 @@ from protoserve.framing.base import Framer
 from protoserve.framing.diagnosis import SHOWN, diagnose
 from protoserve.types import BytesLike
 
-__all__ = ["BufferedFramer"]
+__all__ = ["PORTION", "BufferedFramer"]
+
+
+PORTION = 64 * 1024
+"""Bytes that are cut in place before others have their turn."""
 
 
 class BufferedFramer(Framer):
@@ -90,22 +93,24 @@ class BufferedFramer(Framer):
         """
         return len(self._data) - self._start
 
-    def take_run(self, take: Callable[..., int], *details: Any) -> int:
+    def unread(self) -> tuple[bytes, int, int]:
         """
-        Let a function that cuts frames itself take as many as it can.
+        Show what is to be cut, to who cuts it in place: buffer, start and end.
 
-        Args:
-            take: is given the unread bytes, as buffer, start and end; it gives the
-                start of what it left. It is not called while the buffer grows.
-            details: what else it is given.
-
-        Returns:
-            How many bytes are left.
+        That is nothing while the buffer grows. `consume` is told how far it was cut.
         """
         data = self._data
-        if type(data) is bytes:
-            self._start = take(data, self._start, len(data), *details)
-        return len(data) - self._start
+        if type(data) is not bytes:
+            return b"", 0, 0
+        start = self._start
+        return data, start, min(len(data), start + PORTION)
+
+    def consume(self, start: int) -> int:
+        """
+        Take what stands before a place as cut; give how many bytes are left.
+        """
+        self._start = start
+        return len(self._data) - start
 
     def end(self) -> bytes | None:
         """

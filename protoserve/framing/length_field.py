@@ -71,18 +71,24 @@ class LengthField(Framing):
         """
         return True
 
+    _head: LengthHead | None = attrs.field(init=False, repr=False, eq=False)
+
+    @_head.default
+    def _make_head(self) -> LengthHead | None:
+        return head_of(self._layout, self.max_size, strip=False)
+
     @property
     def length_head(self) -> LengthHead | None:
         """
         How the number cuts the stream; `None` for a VarInt.
         """
-        return head_of(self._layout, self.max_size, strip=False)
+        return self._head
 
     def framer(self) -> Framer:
         """
         Make the decoder for one stream.
         """
-        return length_framer(self.max_size, self._layout, strip=False)
+        return length_framer(self.max_size, self._layout, self._head, strip=False)
 
     def encode(self, frame: bytes) -> bytes:
         """

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from protoserve.codec.frame import LengthHead
 from protoserve.framing.buffer import BufferedFramer
-from protoserve.framing.lengths import Layout, head_of
+from protoserve.framing.lengths import Layout
 
 __all__ = ["length_framer"]
 
@@ -99,16 +99,18 @@ class _VariableLengthFramer(_LengthFramer):
         return self.max_size - self._layout.adjustment + 16
 
 
-def length_framer(max_size: int, layout: Layout, *, strip: bool) -> BufferedFramer:
+def length_framer(
+    max_size: int, layout: Layout, head: LengthHead | None, *, strip: bool
+) -> BufferedFramer:
     """
     Make the decoder for a stream.
 
     Args:
         max_size: the longest frame handed out.
         layout: where the length stands, and what it counts.
+        head: the same for a number of fixed size.
         strip: whether to hand out only what follows the length.
     """
-    head = head_of(layout, max_size, strip=strip)
     if head is None:
         return _VariableLengthFramer(max_size, layout, strip=strip)
     return _FixedLengthFramer(max_size, layout, head, strip=strip)

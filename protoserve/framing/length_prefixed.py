@@ -65,18 +65,24 @@ class LengthPrefixed(Framing):
         number = number_of(self, "prefix", self.prefix)
         return Layout(number, 0, self.adjustment, self.inclusive)
 
+    _head: LengthHead | None = attrs.field(init=False, repr=False, eq=False)
+
+    @_head.default
+    def _make_head(self) -> LengthHead | None:
+        return head_of(self._layout, self.max_size, strip=True)
+
     @property
     def length_head(self) -> LengthHead | None:
         """
         How the number cuts the stream; `None` for a VarInt.
         """
-        return head_of(self._layout, self.max_size, strip=True)
+        return self._head
 
     def framer(self) -> Framer:
         """
         Make the decoder for one stream.
         """
-        return length_framer(self.max_size, self._layout, strip=True)
+        return length_framer(self.max_size, self._layout, self._head, strip=True)
 
     def encode(self, frame: bytes) -> bytes:
         """

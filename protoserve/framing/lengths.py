@@ -273,12 +273,15 @@ def head_of(layout: Layout, max_size: int, *, strip: bool) -> LengthHead | None:
     if isinstance(number, VariableNumber):
         return None
     skip = number.size if strip else 0
-    return LengthHead(
-        number.code,
-        number.unpack,
-        layout.offset,
-        layout.offset + number.size,
-        layout.total(0, number.size),
-        skip,
-        max_size + skip,
-    )
+    try:
+        return LengthHead(
+            number.code,
+            number.unpack,
+            layout.offset,
+            layout.offset + number.size,
+            layout.total(0, number.size),
+            skip,
+            max_size + skip,
+        )
+    except TypeError:  # an option is wrong, and is just about to be refused
+        return None

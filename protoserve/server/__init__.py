@@ -7,6 +7,8 @@ where they are handled. The eight usual combinations have names.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from protoserve.server.base import BaseServer
 from protoserve.server.eventloop import EventLoopMixIn
 from protoserve.server.fork import ForkingMixIn
@@ -15,14 +17,29 @@ from protoserve.server.handlers import (
     DatagramRequestHandler,
     StreamRequestHandler,
 )
+from protoserve.server.pool import PoolMixIn
+from protoserve.server.prefork import PreforkMixIn
 from protoserve.server.tcp import TCPServer
 from protoserve.server.threads import ThreadingMixIn
 from protoserve.server.udp import UDPServer
 from protoserve.server.unix import UnixDatagramServer, UnixStreamServer
 
+if TYPE_CHECKING:
+    from protoserve.server.batch import BatchMixIn
+    from protoserve.server.tls import HandshakeError, TLSMixIn, server_context
+else:
+    from protoserve.late import late
+
+    # To import ssl or ctypes takes as long as half of the rest.
+    __getattr__, __dir__ = late(
+        __name__,
+        {"batch": "BatchMixIn", "tls": "HandshakeError TLSMixIn server_context"},
+    )
+
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
+    "BatchMixIn",
     "DatagramRequestHandler",
     "EventLoopMixIn",
     "ForkingMixIn",
@@ -30,8 +47,12 @@ __all__ = [
     "ForkingUDPServer",
     "ForkingUnixDatagramServer",
     "ForkingUnixStreamServer",
+    "HandshakeError",
+    "PoolMixIn",
+    "PreforkMixIn",
     "StreamRequestHandler",
     "TCPServer",
+    "TLSMixIn",
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
@@ -40,6 +61,7 @@ __all__ = [
     "UDPServer",
     "UnixDatagramServer",
     "UnixStreamServer",
+    "server_context",
 ]
 
 

@@ -234,10 +234,11 @@ class BaseServer(RequestSteps):
         if own is not None:
             watched.add(own)
         ready = waiter.wait(watched, _sooner(timeout, delay))
-        if own in ready:
-            return not (waiter is self._loop_waiter and self._loop_stopping())
-        self._loop_housekeep()
-        return False
+        if ready != {own}:
+            self._loop_housekeep()
+        return own in ready and not (
+            waiter is self._loop_waiter and self._loop_stopping()
+        )
 
     def __request_timeout(self) -> float | None:
         socket = getattr(self, "socket", None)
@@ -271,7 +272,7 @@ class BaseServer(RequestSteps):
 
     def _loop_housekeep(self) -> None:
         """
-        Called whenever a wait ends without a request.
+        Called whenever a wait ends by anything but a request alone.
         """
 
     def _loop_stopping(self) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from protoserve.server._reporting import tell_failure
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["EventLoopMixIn", "LoopSide"]
+__all__ = ["EventLoopMixIn", "LoopSide", "serve_together"]
 
+_BACKLOG = 1024
+"""Requests that are still taken from the queue once the server is to stop."""
 _BURST = 256
 """Datagrams handled before the loop looks at other descriptors again."""
 
@@ -78,6 +81,37 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def serve_together(
+    servers: Sequence[EventLoopMixIn], poll_interval: float | None = 0.5
+) -> None:
+    """
+    Run servers on one event loop in this thread, until each has been shut down.
+
+    Args:
+        servers: which ones; the first makes the loop.
+        poll_interval: as in `BaseServer.serve_forever`.
+    """
+    import asyncio
+
+    loop = servers[0].make_loop()
+
+    async def serve_all() -> None:
+        await asyncio.gather(*(each._serve_on(loop, poll_interval) for each in servers))
+
+    try:
+        asyncio.set_event_loop(loop)
+        for server in servers:
+            server.loop = loop
+        loop.run_until_complete(serve_all())
+    finally:
+        for server in servers:
+            server.loop = None
+        asyncio.set_event_loop(None)
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 class EventLoopMixIn(_Base):
@@ -137,41 +171,38 @@ class EventLoopMixIn(_Base):
             self.close_request(request)
             return
         assert self.loop is not None
-        self.loop.create_task(self._connect(request, client_address))
+        task = self.loop.create_task(self._connect(request, client_address))
+        self._loop_connecting.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._loop_connecting.discard)
 
     async def _connect(self, request: socket.socket, client_address: Any) -> None:
         assert self.loop is not None
-        assert self._side is not None
-        side = self._side
         request.setblocking(False)
         try:
             await self.loop.connect_accepted_socket(
-                lambda: side.connection(request, client_address), request
+                lambda: self._loop_protocol(request, client_address), request
             )
         except Exception as error:
             tell_failure(self, request, client_address, error)
             self.shutdown_request(request)
 
-    def _loop_run(self, poll_interval: float | None) -> None:
-        import asyncio
+    def _loop_protocol(self, request: socket.socket, client_address: Any) -> Any:
+        """
+        Make the asyncio protocol for a new stream connection.
+        """
+        assert self._side is not None
+        return self._side.connection(request, client_address)
 
-        loop = self.loop = self.make_loop()
-        try:
-            asyncio.set_event_loop(loop)
-            self._side = self.RequestHandlerClass.loop_side(self, loop)  # type: ignore[attr-defined] # checked in __init__
-            loop.run_until_complete(self._serve_on(loop, poll_interval))
-        finally:
-            self.loop = None
-            asyncio.set_event_loop(None)
-            with contextlib.suppress(Exception):
-                loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+    def _loop_run(self, poll_interval: float | None) -> None:
+        serve_together([self], poll_interval)
 
     async def _serve_on(
         self, loop: asyncio.AbstractEventLoop, poll_interval: float | None
     ) -> None:
         import asyncio
 
+        self._loop_connecting: set[asyncio.Task[None]] = set()
+        self._side = self.RequestHandlerClass.loop_side(self, loop)  # type: ignore[attr-defined] # checked in __init__
         event = self._wake_event = asyncio.Event()
         descriptor = self.fileno()
         self.socket.setblocking(False)  # type: ignore[attr-defined] # servers of sockets have one
@@ -190,8 +221,13 @@ class EventLoopMixIn(_Base):
         import asyncio
 
         assert self._side is not None
-        self._side.stop()
         deadline = time.monotonic() + self.drain_timeout
+        self._loop_take_rest()
+        if self._loop_connecting:
+            await asyncio.wait(self._loop_connecting, timeout=self.drain_timeout)
+        for task in self._loop_connecting:
+            task.cancel()
+        self._side.stop()
         while self._side.busy and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self._side.end()
@@ -213,6 +249,17 @@ class EventLoopMixIn(_Base):
             except OSError as error:
                 self._loop_accept_failed(error)
                 self._pause_accepting()
+                return
+            self._loop_handle_taken(request, client_address)
+
+    def _loop_take_rest(self) -> None:
+        """
+        Take what had arrived when the server was asked to stop.
+        """
+        for _ in range(_BACKLOG):
+            try:
+                request, client_address = self.get_request()
+            except (OSError, ValueError):  # there is no more, or it is closed
                 return
             self._loop_handle_taken(request, client_address)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protoserve.server.tcp import TCPServer
@@ -61,6 +60,8 @@ class _PathAddress(_Base):
         if not self.unlink_on_close or made is None:
             return
         if made == _identity(self.server_address):
+            from pathlib import Path
+
             with contextlib.suppress(OSError):
                 Path(self.server_address).unlink()
 

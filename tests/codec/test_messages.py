@@ -24,6 +24,7 @@ from protoserve import (
     length_of,
     wire,
 )
+from protoserve.codec import compiled
 from protoserve.codec.fault import plural
 
 
@@ -382,3 +383,15 @@ def test_values_do_not_share_defaults(codec):
 def test_plural():
     """One byte, two bytes."""
     assert ("1 byte", "0 bytes") == (plural(1, "byte"), plural(0, "byte"))
+
+
+def test_kept_method(monkeypatch):
+    """A method that was kept from before the first call does not make a codec again."""
+
+    class Kept(Message):
+        number: int = wire(c.Int8ub)
+
+    parse = Kept.parse
+    assert Kept(1) == parse(b"\1")
+    monkeypatch.setattr(compiled, "parser_of", None)
+    assert Kept(2) == parse(b"\2")

@@ -3,8 +3,10 @@ What the tests of services share: a protocol, and a client over a plain socket.
 """
 
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 import threading
 import time
 from pathlib import Path
@@ -155,6 +157,13 @@ def until(condition, patience=PATIENCE):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.002)
+
+
+def unacknowledged(sock):
+    """
+    Count the bytes that the other end's kernel has not acknowledged.
+    """
+    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
 
 
 def descriptors():

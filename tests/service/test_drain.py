@@ -87,7 +87,7 @@ def stop(runner, thread):
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("mode", ["threads", "single", "loop"])
+@pytest.mark.parametrize("mode", ["threads", "single", "pool", "loop"])
 def test_idle_connections_end_at_once(mode):
     """A drain does not wait for peers that want nothing."""
     with running(mode=mode) as (runner, thread):
@@ -101,7 +101,7 @@ def test_idle_connections_end_at_once(mode):
         assert len(clients) == runner.service.handler.disconnected_count
 
 
-@pytest.mark.parametrize("mode", ["threads", "single"])
+@pytest.mark.parametrize("mode", ["threads", "single", "pool"])
 def test_what_is_in_flight_is_answered(mode):
     """A request at work, and those behind it, are answered before the end."""
     with running(mode=mode) as (runner, thread):
@@ -141,7 +141,7 @@ def test_nothing_new_is_accepted():
         assert Pong(1) == client.receive()
 
 
-@pytest.mark.parametrize("mode", ["threads", "single"])
+@pytest.mark.parametrize("mode", ["threads", "single", "pool"])
 def test_deadline(mode, logged):
     """What is not done in time is ended."""
     with (

@@ -23,13 +23,17 @@ SERVERS = [
 ]
 
 
-def on_a_loop(kind):
+def mixed(label, mixin, kind):
     base = getattr(protoserve.server, f"{kind}Server")
-    return type(f"Loop{kind}Server", (protoserve.server.EventLoopMixIn, base), {})
+    return type(f"{label}{kind}Server", (mixin, base), {})
 
 
 SERVERS += [
-    pytest.param(on_a_loop(kind), id=f"ours-Loop{kind}")
+    pytest.param(mixed(label, mixin, kind), id=f"ours-{label}{kind}")
+    for label, mixin in (
+        ("Loop", protoserve.server.EventLoopMixIn),
+        ("Pool", protoserve.server.PoolMixIn),
+    )
     for kind in ("TCP", "UDP", "UnixStream", "UnixDatagram")
 ]
 

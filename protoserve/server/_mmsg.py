@@ -1,0 +1,558 @@
+"""
+Many datagrams with one system call, by `recvmmsg` and `sendmmsg`.
+
+Python's socket module has neither, so they are called through ctypes, which lets
+other threads run meanwhile. All memory is taken once. The kernel writes over the
+sizes in the headers that it is given; one copy of a template restores them all.
+
+Traps that are avoided here:
+
+- The memory for datagrams is mapped, not a bytearray: that would be cleared, and so
+  use real memory for rows that only ever see short datagrams.
+- A row is never a multiple of a page long: all rows would compete for the same lines
+  of the processor's cache.
+- The room for ancillary data fits exactly what was asked for. A Unix peer may send
+  open descriptors along; where there is no room the kernel closes them.
+
+Where the system has no such calls, or the process may not use them, `recvmsg_into`
+and `sendto` fill and empty the same memory one by one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import errno
+import itertools
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from protoserve.server._sockaddr import AddressBook, name_size
+
+__all__ = ["Block", "Reply", "Sender"]
+
+Reply = tuple[bytes, bytes]
+"""A raw address and what is sent there."""
+
+_HEADER = struct.Struct("=QI4xQQQQi4xI4x")
+"""struct mmsghdr: name and size, iovec and count, control and size, flags; length."""
+_VECTOR = struct.Struct("=QQ")
+_CONTROL = struct.Struct("=Qii")
+"""struct cmsghdr: its length with the data after it, level, type."""
+_SIZE = struct.Struct("=Q")
+_INT = struct.Struct("=i")
+_SAME_LAYOUT = struct.calcsize("@PIPNPNi0PI0P") == _HEADER.size
+"""Whether the system's C has this layout; time stamps differ too where it has not."""
+_WORDS = _HEADER.size // 4
+_NAME_LENGTH, _FLAGS, _LENGTH = 2, 12, 14
+"""Places in a header, in words of 4 bytes."""
+_CONTROL_USED = 40
+"""Place in a header of the size of the ancillary data, in bytes."""
+_MOST_COALESCED = 65_536
+
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_TIMESTAMPNS = 35
+"""SO_TIMESTAMPNS, and the type of its ancillary data, in Linux."""
+_UDP_GRO = 104
+_STAMP_SPACE = 32
+_SEGMENT_SPACE = 24
+"""CMSG_SPACE of a struct timespec, and of an int."""
+_LINE = 64
+_PAGE = 4096
+_SEND_BYTES = 256 * 1024
+"""Bytes of replies that one call sends, at most."""
+_SEND_PATIENCE = 1.0
+"""Seconds that our own full send buffer may take to become free, for one batch."""
+_REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
+
+
+def _system_call(name: str, *arguments: Any) -> Any:
+    """
+    Find a function of the C library; `None` where it is not to be used.
+    """
+    try:
+        if sys.platform != "linux" or not _SAME_LAYOUT:
+            return None
+        call = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = arguments
+    call.restype = ctypes.c_int
+    return call
+
+
+_recvmmsg = _system_call(
+    "recvmmsg",
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_uint,
+    ctypes.c_int,
+    ctypes.c_void_p,
+)
+_sendmmsg = _system_call(
+    "sendmmsg", ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
+)
+
+
+def _memory(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _address(buffer: Any) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _ask(sock: socket.socket, level: int, option: int) -> bool:
+    """
+    Switch an option on; say whether there is such a thing.
+    """
+    try:
+        sock.setsockopt(level, option, 1)
+    except OSError:
+        return False
+    return True
+
+
+class Block:
+    """
+    The datagrams of one receive, in memory that the next one uses again.
+
+    Row `i` of `count` has its bytes in `data` from ``i * stride`` on. The columns
+    `lengths`, `seconds` and `nanoseconds` are memoryviews of all rows, so that
+    ``numpy.asarray(block.lengths)[:block.count]`` copies nothing and stays valid
+    for every later receive.
+
+    Args:
+        sock: the socket to receive from.
+        rows: how many datagrams are received at a time.
+        longest: bytes of the longest datagram that is taken whole.
+        gro: whether the kernel may hand over many datagrams of one peer as one row.
+        timestamps: whether the kernel says when each row arrived.
+        portable: whether to do without `recvmmsg`.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        rows: int,
+        longest: int,
+        *,
+        gro: bool = False,
+        timestamps: bool = False,
+        portable: bool = False,
+    ) -> None:
+        self.rows = rows
+        """How many datagrams fit."""
+        self.count = 0
+        """How many there are."""
+        self.gro = gro and _ask(sock, socket.IPPROTO_UDP, _UDP_GRO)
+        """Whether a row may hold many datagrams, see `segments`."""
+        self.segments: list[int] = []
+        """
+        With `gro`: by row, the bytes of each datagram in it (the last one may be
+        shorter), or 0 if it holds one only.
+        """
+        self._longest = longest
+        self._room = _MOST_COALESCED if self.gro else longest
+        self.stride = -(-self._room // _LINE) * _LINE + _LINE
+        """Bytes from one row to the next."""
+        if self.stride % _PAGE == 0:
+            self.stride += _LINE
+        self.data = _memory(rows * self.stride)
+        """The datagrams' bytes. A slice of it is a copy, as bytes."""
+        self.name_stride = name_size(sock.family)
+        """Bytes from one row of `names` to the next."""
+        self.names = bytearray(rows * self.name_stride)
+        """The senders' raw addresses: ``sockaddr_in``, ``sockaddr_in6`` or a path's."""
+        self.addresses = AddressBook(sock.family)
+        """Translates raw addresses."""
+        self._fixed_names = sock.family != getattr(socket, "AF_UNIX", None)
+        self._unpack_names = struct.Struct(f"{self.name_stride}s").iter_unpack
+        self._offsets = range(0, rows * self.stride, self.stride)
+        self._portable = portable or _recvmmsg is None
+        self._stamped = (
+            timestamps
+            and not self._portable
+            and _ask(sock, socket.SOL_SOCKET, _TIMESTAMPNS)
+        )
+        self._control_stride = _STAMP_SPACE + (_SEGMENT_SPACE if self.gro else 0)
+        self._control = bytearray(rows * self._control_stride)
+        self._template = self._lay_out()
+        self._headers = memoryview(bytearray(self._template))
+        self._at = _address(self._headers)
+        self._used = 0
+        words = self._headers.cast("I")
+        self.lengths = words[_LENGTH::_WORDS]
+        """Bytes of each row."""
+        self._flags = words[_FLAGS::_WORDS]
+        self._name_lengths = words[_NAME_LENGTH::_WORDS]
+        numbers = memoryview(self._control).cast("q")
+        step = self._control_stride // 8
+        self.seconds = numbers[2::step]
+        """When each row arrived: whole seconds since the epoch."""
+        self.nanoseconds = numbers[3::step]
+        """When each row arrived: nanoseconds beyond the whole second."""
+
+    def _lay_out(self) -> memoryview:
+        """
+        Make the headers that point to everything else.
+        """
+        data, names, control = map(_address, (self.data, self.names, self._control))
+        self._vectors = bytearray(
+            b"".join(
+                _VECTOR.pack(data + offset, self._room) for offset in self._offsets
+            )
+        )
+        vectors = _address(self._vectors)
+        # Where the kernel does not write the time, we do.
+        skipped = 0 if self._stamped else _STAMP_SPACE
+        self._control_starts = range(
+            skipped, len(self._control) + skipped, self._control_stride
+        )
+        size = self._control_stride - skipped
+        return memoryview(
+            b"".join(
+                _HEADER.pack(
+                    names + row * self.name_stride,
+                    self.name_stride,
+                    vectors + row * _VECTOR.size,
+                    1,
+                    control + self._control_starts[row] if size else 0,
+                    size,
+                    0,
+                    0,
+                )
+                for row in range(self.rows)
+            )
+        )
+
+    def receive(self, sock: socket.socket) -> int:
+        """
+        Take what waits in the kernel's queue, without waiting, as much as fits.
+
+        Returns:
+            How many rows there are now; see `cut` for those that did not fit.
+
+        Raises:
+            BlockingIOError: nothing waits.
+            OSError: the socket says so.
+        """
+        used, self._used = self._used * _HEADER.size, 0
+        self.count = 0
+        if not self._portable:
+            self._headers[:used] = self._template[:used]
+            got: int = _recvmmsg(sock.fileno(), self._at, self.rows, _DONTWAIT, None)
+            if got >= 0:
+                self.count = self._used = got
+                if not self._stamped:
+                    self._stamp(0, got)
+                if self.gro:
+                    self.segments = [self._segment(row) for row in range(got)]
+                return got
+            if ctypes.get_errno() not in _REFUSED:
+                raise _error()
+            self._portable = True
+        return self._receive_one_by_one(sock)
+
+    def _receive_one_by_one(self, sock: socket.socket) -> int:
+        room = socket.CMSG_SPACE(4) if self.gro else 0
+        memory = memoryview(self.data)
+        self.segments = [0] * self.rows if self.gro else []
+        for row, offset in enumerate(self._offsets):
+            into = memory[offset : offset + self._room]
+            try:
+                length, control, flags, address = sock.recvmsg_into(
+                    [into], room, _DONTWAIT
+                )
+            except OSError:
+                if row == 0:
+                    raise
+                break
+            raw = self.addresses.raw(address)
+            place = row * self.name_stride
+            self.names[place : place + len(raw)] = raw
+            self._name_lengths[row], self.lengths[row] = len(raw), length
+            self._flags[row] = flags & socket.MSG_TRUNC
+            self._stamp(row, row + 1)
+            for level, kind, value in control:
+                if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO):
+                    self.segments[row] = struct.unpack_from("i", value)[0]
+            self.count = row + 1
+        return self.count
+
+    def _stamp(self, start: int, stop: int) -> None:
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        self.seconds[start:stop] = array("q", [seconds]) * (stop - start)
+        self.nanoseconds[start:stop] = array("q", [nanoseconds]) * (stop - start)
+
+    def _segment(self, row: int) -> int:
+        """
+        Read a row's segment size from its ancillary data.
+        """
+        place = self._control_starts[row]
+        (used,) = _SIZE.unpack_from(self._headers, row * _HEADER.size + _CONTROL_USED)
+        end = place + used
+        while place + _CONTROL.size <= end:
+            length, level, kind = _CONTROL.unpack_from(self._control, place)
+            if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO):
+                return int(_INT.unpack_from(self._control, place + _CONTROL.size)[0])
+            place += -(-length // 8) * 8
+        return 0
+
+    def take_cut(self) -> list[Reply]:
+        """
+        Take out the datagrams that did not fit.
+
+        Returns:
+            The sender's raw address and the first bytes of each.
+        """
+        if self.gro:
+            rows = zip(self.segments, self.lengths[: self.count], strict=False)
+            cut = [(segment or length) > self._longest for segment, length in rows]
+        else:
+            flags = self._flags[: self.count].tobytes()
+            if not flags.strip(b"\0"):
+                return []
+            cut = [bool(f & socket.MSG_TRUNC) for f in self._flags[: self.count]]
+        if True not in cut:
+            return []
+        found: list[Reply] = []
+        senders = self.senders()
+        self.count = 0
+        for row, sender in enumerate(senders):
+            if cut[row] and not self._take_cut_row(row, sender, found):
+                continue
+            self._move(row, self.count)
+            self.count += 1
+        return found
+
+    def _take_cut_row(self, row: int, sender: bytes, found: list[Reply]) -> bool:
+        """
+        Take one row's datagrams that did not fit; say whether one is left.
+        """
+        start, left = self._offsets[row], self.lengths[row]
+        size = self.segments[row] or left if self.gro else left
+        while left:
+            if left < size and left <= self._longest:
+                break
+            found.append((sender, self.data[start : start + self._longest]))
+            start, left = start + size, max(0, left - size)
+        if not left:
+            return False
+        # The last one of coalesced datagrams may be shorter than the others.
+        self.data.move(self._offsets[row], start, left)
+        self.lengths[row], self.segments[row] = left, 0
+        return True
+
+    def _move(self, row: int, to: int) -> None:
+        if row == to:
+            return
+        for column in (
+            self.lengths,
+            self._name_lengths,
+            self.seconds,
+            self.nanoseconds,
+            *((self.segments,) if self.gro else ()),
+        ):
+            column[to] = column[row]
+        self.data.move(self._offsets[to], self._offsets[row], self.lengths[row])
+        size = self.name_stride
+        name = self.names[row * size : (row + 1) * size]
+        self.names[to * size : (to + 1) * size] = name
+
+    def senders(self) -> list[bytes]:
+        """
+        Give each row's raw address; no bytes for a Unix peer without a name.
+        """
+        used = bytes(self.names[: self.count * self.name_stride])
+        if self._fixed_names:
+            return [name for (name,) in self._unpack_names(used)]
+        lengths = self._name_lengths[: self.count].tolist()
+        places = range(0, len(used), self.name_stride)
+        return [
+            used[place : place + length]
+            for place, length in zip(places, lengths, strict=True)
+        ]
+
+    def datagrams(self) -> Iterable[tuple[int, int, bytes]]:
+        """
+        Give each datagram's offset in `data`, its length and its sender's raw address.
+        """
+        lengths = self.lengths[: self.count].tolist()
+        rows = zip(self._offsets, lengths, self.senders(), strict=False)
+        return self._split(rows) if self.gro else rows
+
+    def _split(
+        self, rows: Iterable[tuple[int, int, bytes]]
+    ) -> Iterator[tuple[int, int, bytes]]:
+        for segment, (start, length, sender) in zip(self.segments, rows, strict=False):
+            if not segment:
+                yield start, length, sender
+                continue
+            for offset in range(0, length, segment):
+                yield start + offset, min(segment, length - offset), sender
+
+
+class Sender:
+    """
+    Sends many datagrams at once.
+
+    One that cannot be sent does not keep the others; the order is kept.
+
+    Args:
+        sock: the socket to send by.
+        rows: how many are sent at a time.
+        portable: whether to do without `sendmmsg`.
+    """
+
+    def __init__(
+        self, sock: socket.socket, rows: int, *, portable: bool = False
+    ) -> None:
+        self._rows = rows
+        self._portable = portable or _sendmmsg is None
+        self.addresses = AddressBook(sock.family)
+        """Translates raw addresses."""
+        # A Unix peer that does not read is its own fault; our own buffer is not.
+        self._waits = sock.family != getattr(socket, "AF_UNIX", None)
+        self._patient_until: float | None = None
+        size = self._name_size = name_size(sock.family)
+        self._data = memoryview(bytearray(_SEND_BYTES))
+        self._names = memoryview(bytearray(rows * size))
+        self._vectors = memoryview(bytearray(rows * _VECTOR.size))
+        names, vectors = _address(self._names), _address(self._vectors)
+        self._data_at = _address(self._data)
+        self._headers = memoryview(
+            bytearray(
+                b"".join(
+                    _HEADER.pack(
+                        names + row * size,
+                        size,
+                        vectors + row * _VECTOR.size,
+                        1,
+                        0,
+                        0,
+                        0,
+                        0,
+                    )
+                    for row in range(rows)
+                )
+            )
+        )
+        self._headers_at = _address(self._headers)
+        numbers = self._vectors.cast("Q")
+        self._starts, self._lengths = numbers[0::2], numbers[1::2]
+        self._name_lengths = self._headers.cast("I")[_NAME_LENGTH::_WORDS]
+
+    def send(
+        self, sock: socket.socket, replies: Sequence[Reply]
+    ) -> list[tuple[Reply, OSError]]:
+        """
+        Send datagrams, in the order that they are given.
+
+        Returns:
+            Those that could not be sent, each with the reason.
+        """
+        failed: list[tuple[Reply, OSError]] = []
+        self._patient_until = None
+        start = 0
+        while start < len(replies):
+            part = replies[start : start + self._rows]
+            loaded = 0 if self._portable else self._load(part)
+            if loaded:
+                self._send_loaded(sock, part[:loaded], failed)
+            else:
+                loaded = len(part) if self._portable else 1
+                self._send_one_by_one(sock, part[:loaded], failed)
+            start += loaded
+        return failed
+
+    def _load(self, part: Sequence[Reply]) -> int:
+        """
+        Write datagrams to where the kernel is told to look; say how many fit.
+        """
+        data = [data for _, data in part]
+        lengths = array("Q", map(len, data))
+        starts = array("Q", itertools.accumulate(lengths, initial=self._data_at))
+        if starts[-1] - self._data_at > _SEND_BYTES:
+            fit = bisect.bisect_right(starts, self._data_at + _SEND_BYTES) - 1
+            return self._load(part[:fit]) if fit else 0
+        count = len(part)
+        self._data[: starts[-1] - self._data_at] = b"".join(data)
+        self._starts[:count] = starts[:count]
+        self._lengths[:count] = lengths
+        names = [name for name, _ in part]
+        if not self._waits:
+            self._name_lengths[:count] = array("I", map(len, names))
+            names = [name.ljust(self._name_size, b"\0") for name in names]
+        self._names[: count * self._name_size] = b"".join(names)
+        return count
+
+    def _send_loaded(
+        self,
+        sock: socket.socket,
+        replies: Sequence[Reply],
+        failed: list[tuple[Reply, OSError]],
+    ) -> None:
+        done, count = 0, len(replies)
+        while done < count:
+            at = self._headers_at + done * _HEADER.size
+            sent = _sendmmsg(sock.fileno(), at, count - done, _DONTWAIT)
+            if sent > 0:
+                done += sent
+                continue
+            error = _error()
+            if error.errno == errno.ENOSYS:
+                self._portable = True
+                self._send_one_by_one(sock, replies[done:], failed)
+                return
+            if not self._may_go_on(sock, error):
+                failed.append((replies[done], error))
+                done += 1
+
+    def _send_one_by_one(
+        self,
+        sock: socket.socket,
+        replies: Sequence[Reply],
+        failed: list[tuple[Reply, OSError]],
+    ) -> None:
+        for reply in replies:
+            name, data = reply
+            again = True
+            while again:
+                again = False
+                try:
+                    sock.sendto(data, _DONTWAIT, self.addresses.plain(name))
+                except OSError as error:
+                    again = self._may_go_on(sock, error)
+                    if not again:
+                        failed.append((reply, error))
+
+    def _may_go_on(self, sock: socket.socket, error: OSError) -> bool:
+        """
+        After a failure: wait for room in our own buffer, if that was all it was.
+        """
+        if error.errno == errno.EINTR:
+            return True
+        if error.errno != errno.EAGAIN or not self._waits:
+            return False
+        now = time.monotonic()
+        if self._patient_until is None:
+            self._patient_until = now + _SEND_PATIENCE
+        poller = select.poll()
+        poller.register(sock, select.POLLOUT)
+        return bool(poller.poll(max(0.0, self._patient_until - now) * 1000))
