@@ -107,6 +107,21 @@ class ServiceHandler(BaseRequestHandler):
         cls.service.count_handshake(Peer("tls", client_address), error)
 
     @classmethod
+    def queue_limit(cls) -> int | None:
+        """
+        Give a `PoolMixIn` how many requests may wait; `None` for no limit.
+        """
+        return cls.service.limits.queue
+
+    @classmethod
+    def queue_refused(cls, request: Any, client_address: Any) -> None:
+        """
+        Be told by a `PoolMixIn` of a request that found the queue full.
+        """
+        peer = Peer(_transport(request), client_address)
+        cls.service.count("queue", peer, f"{cls.queue_limit()} requests wait")
+
+    @classmethod
     def drain_requests(cls) -> None:
         """
         Let every connection of this process end when it has nothing in flight.

@@ -80,6 +80,12 @@ class Limits:
     idle: float | None = _limit(300.0, float)
     """Seconds between two frames."""
 
+    frame_size: int | None = _limit((1 << 24) - 1, int)
+    """
+    Bytes of a frame that a peer sends, if the framing does not allow even less;
+    16 MiB - 1 is the largest that HTTP/2's SETTINGS_MAX_FRAME_SIZE can be.
+    """
+
     write_buffer: int | None = _limit(64 * 1024, int)
     """
     Bytes that wait to be sent to one peer before no more is read from it and made for
@@ -96,6 +102,12 @@ class Limits:
     """
     Requests of one connection that coroutines answer at a time, if the protocol can
     tell their answers apart; more wait in the kernel. HTTP/2 suggests 100 streams.
+    """
+
+    queue: int | None = _limit(1024, int)
+    """
+    Requests that wait for a thread of mode pool; more wait in the kernel. waitress,
+    which has such a pool too, lets the kernel hold as many.
     """
 
     peers: int | None = _limit(10_000, int)

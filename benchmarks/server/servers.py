@@ -41,6 +41,8 @@ class Server:
     """What has to be installed; nothing by default."""
     package: str = ""
     """What pip calls that, if it is another name."""
+    forks: bool = False
+    """Whether each connection has a process: then only some hundred idle ones are made."""
 
     @property
     def installed(self) -> bool:
@@ -72,7 +74,8 @@ def _stdlib() -> Iterator[Server]:
         ("ThreadingTCPServer", "threading", STREAMS),
         ("ForkingTCPServer", "forking", STREAMS),
     ):
-        yield Server(name, "stdlib", loads, f"stdlib:{function}")
+        forks = function == "forking"
+        yield Server(name, "stdlib", loads, f"stdlib:{function}", forks=forks)
     for name, function in (
         ("UDPServer", "udp"),
         ("ThreadingUDPServer", "udp_threading"),
@@ -115,7 +118,8 @@ def _ours() -> Iterator[Server]:
     for mode in MODES:
         name = f"protoserve, {mode}"
         loads = streams.get(mode, STREAMS)
-        yield Server(name, "ours", loads, f"ours:streams:{mode}")
+        forks = mode == "fork"
+        yield Server(name, "ours", loads, f"ours:streams:{mode}", forks=forks)
         if mode in DATAGRAM_MODES:
             yield Server(name, "ours", INGEST, f"ours_udp:ingest:{mode}")
             yield Server(name, "ours", ANSWER, f"ours_udp:answer:{mode}")

@@ -10,7 +10,7 @@ together.
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -136,14 +136,27 @@ def emit_body(
     scope = _header_scope(None if header is None else _plan(header))
     writer.emit_message(_plan(record), obj, Scope(scope))
     writer.flush()
-    writer.fail_if(f"{writer.place()} != end")
-    lines, writer.out.lines = writer.out.lines, []
+    lines, writer.out.lines = _without_implied(writer.out), []
+    lines.append("    " * writer.out.depth + f"if {writer.place()} != end: raise Mismatch")
     if writer.uses_context:
         writer.out.line("root = frame_context(h, session, make_root())")
     if writer.counts:
         writer.out.line("used = 0")
     first, writer.out.lines = writer.out.lines, []
     return first + lines
+
+
+def _without_implied(out: Source) -> list[str]:
+    """
+    Leave out the checks that a part ends before ``end``, if the last one implies them.
+
+    Places only grow, so when the last one has to be ``end`` none before it was behind
+    it; unless something took all that was left.
+    """
+    implied = re.compile(" " * 4 * out.depth + r"if [^<>]+ > end: raise Mismatch$")
+    rest = [line for line in out.lines if not implied.match(line)]
+    takes_all = re.compile(r"\bend\b")
+    return out.lines if any(map(takes_all.search, rest)) else rest
 
 
 def body_globals(writer: ParseWriter) -> dict[str, Any]:
@@ -216,7 +229,8 @@ def _frame_parser(
         **writer.out.constants,
         "BODIES": _Bodies(codec, find),
         "TAG": tag,
-        "Result": functools.partial(tuple.__new__, result),
+        "Result": result,
+        "make": tuple.__new__,
     }
     lines = [
         "def parse(data, session):",
@@ -227,7 +241,7 @@ def _frame_parser(
         *(["    if stop < 0: raise Mismatch"] if codec.trailer else []),
         *writer.out.lines,
         f"    m = BODIES[{tag_source(tag)}](buf, {begin}, stop, h, session)",
-        "    return Result((h, m, t))",
+        "    return make(Result, (h, m, t))",
     ]
     return compile_function("parse", "\n".join(lines), names, codec.name)
 

@@ -225,8 +225,11 @@ class PoolMixIn(_Base):
     workers: int = 32
     """How many threads handle requests, at most."""
 
-    queue_size: int = 1024
-    """How many requests may wait for a thread."""
+    queue_size: int | None = 1024
+    """
+    How many requests may wait for a thread; `None` for any number. A handler class
+    that has a ``queue_limit`` says so instead.
+    """
 
     when_full: str = "wait"
     """
@@ -254,6 +257,8 @@ class PoolMixIn(_Base):
         name = type(self).__name__
         for limit in ("workers", "queue_size"):
             value = getattr(self, limit)
+            if limit == "queue_size" and value is None:
+                continue
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}.{limit}: expected 1 or more, not {value!r}")
         if self.when_full not in FULL_POLICIES:
@@ -293,6 +298,9 @@ class PoolMixIn(_Base):
         """
         if self.when_full == "refuse" and self.__is_full():
             self.refused_requests += 1
+            tell = getattr(self.RequestHandlerClass, "queue_refused", None)
+            if tell is not None:
+                tell(request, client_address)
             self.shutdown_request(request)
             return
         entry = _Entry(request, client_address)
@@ -304,7 +312,9 @@ class PoolMixIn(_Base):
         self.__queue.put(entry)
 
     def __is_full(self) -> bool:
-        return self.__queue.qsize() >= self.queue_size
+        limit = getattr(self.RequestHandlerClass, "queue_limit", None)
+        most: int | None = self.queue_size if limit is None else limit()
+        return most is not None and self.__queue.qsize() >= most
 
     def _loop_accept_delay(self) -> float:
         if self.when_full == "wait":
