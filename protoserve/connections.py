@@ -28,7 +28,7 @@ from protoserve.deadlines import Deadlines
 from protoserve.dispatch import Outcome, complete
 from protoserve.errors import PeerTimeoutError
 from protoserve.server.handlers import BaseRequestHandler
-from protoserve.session import Peer, Role, Session
+from protoserve.session import Peer, Session
 
 if TYPE_CHECKING:
     from protoserve.service import Service
@@ -118,7 +118,9 @@ class ServiceHandler(BaseRequestHandler):
         """
         Be told by a `PoolMixIn` of a request that found the queue full.
         """
-        peer = Peer(_transport(request), client_address)
+        stream = not isinstance(request, tuple)
+        transports = ("tcp", "udp") if client_address[1:] else ("unix", "unixgram")
+        peer = Peer(transports[not stream], client_address)
         cls.service.count("queue", peer, f"{cls.queue_limit()} requests wait")
 
     @classmethod
@@ -184,7 +186,7 @@ class Connection:
             peer = Peer.over_tls(sock, address)
         else:
             peer = Peer("tcp" if internet else "unix", address)
-        self.session = Session(service.protocol, Role.SERVER, peer)
+        self.session = service.session(peer)
         self.session.flush = self.flush
         self.session.closer = self.stop_reading
         self.session.flow = self._flow

@@ -20,6 +20,7 @@ import attrs
 
 from protoserve.errors import (
     DeclarationError,
+    FrameTooLongError,
     IncompleteFrameError,
     RemoteProtocolError,
     UnknownMessageError,
@@ -32,6 +33,7 @@ from protoserve.events import (
     MessageRejected,
     StreamBroken,
 )
+from protoserve.framing.base import Framing
 from protoserve.messages import Message, response_types
 from protoserve.protocol import Direction, Protocol
 from protoserve.rarelog import RareLog
@@ -56,6 +58,11 @@ _FAILURES = (Exception, SystemExit)
 """What a handler may raise without an effect beyond the message at hand."""
 
 _NOT_CALLED = object()
+
+
+def _ignore(_limit: str) -> None:
+    pass
+
 
 Policy: TypeAlias = Literal["close", "skip"]
 
@@ -145,6 +152,10 @@ class Dispatcher:
     protocol: Protocol
     routes: Routes
     policies: Policies
+    framing: Framing | None = None
+    """Cuts what comes, where that is not for the protocol's framing."""
+    tally: Callable[[str], object] = attrs.field(default=_ignore)
+    """Is told of a limit by its name, when a peer has exceeded that."""
     _pumps: dict[bool, tuple[Any, bool]] = attrs.field(init=False, factory=dict)
     """For streams and for datagrams, with whether it cuts; made when first needed."""
     _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
@@ -210,7 +221,9 @@ class Dispatcher:
         return self.answer(session)
 
     def _make_pump(self, stream: bool) -> tuple[Any, bool]:
-        made = self.protocol.pump(Direction.REQUEST, self._turn, stream=stream)
+        made = self.protocol.pump(
+            Direction.REQUEST, self._turn, stream=stream, framing=self.framing
+        )
         self._pumps[stream] = made
         return made
 
@@ -283,9 +296,11 @@ class Dispatcher:
         """
         if isinstance(event, MessageReceived):
             return self._received(session, event)
-        if isinstance(event, MessageRejected):
-            return self._rejected(session, event)
-        if isinstance(event, StreamBroken):
+        if isinstance(event, MessageRejected | StreamBroken):
+            if isinstance(event.error, FrameTooLongError):
+                self.tally("frame_size")
+            if isinstance(event, MessageRejected):
+                return self._rejected(session, event)
             return self._broken(session, event.error)
         return False
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from protoserve.deadlines import Deadlines
 from protoserve.dispatch import Outcome, complete_async
-from protoserve.session import Peer, Role, Session
+from protoserve.session import Peer
 
 if TYPE_CHECKING:
     from protoserve.service import Service
@@ -188,7 +188,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.address = address
         transport = "tcp" if isinstance(address, tuple) else "unix"
         peer = Peer(transport, address)
-        self.session = Session(side.service.protocol, Role.SERVER, peer)
+        self.session = side.service.session(peer)
         self.session.flush = self.flush
         self.session.closer = self.close
         self.session.flow = self._flow

@@ -299,6 +299,7 @@ class Protocol:
         find: Callable[[type[Message]], Turn | None],
         *,
         stream: bool,
+        framing: Framing | None = None,
     ) -> tuple[Pump | None, bool]:
         """
         Make the function that answers a session's frames in one pass.
@@ -307,6 +308,7 @@ class Protocol:
             direction: of the frames that are answered.
             find: gives how a message is answered; `None` leaves it to others.
             stream: whether it is for streams, or for datagrams.
+            framing: cuts the stream, where that is not for the protocol's framing.
 
         Returns:
             The function, if there is one, and whether it cuts the stream itself. One
@@ -314,20 +316,25 @@ class Protocol:
         """
         from protoserve.codec.generate_turn import make_pump
 
-        table, framing = self._tables[direction], self.framing
+        table = self._tables[direction]
+        incoming, framing = framing or self.framing, self.framing
         head = None if framing is None else framing.length_head
-        cut = head if stream else None
+        cut = incoming.length_head if stream and incoming is not None else None
         if not stream and framing is not None and not framing.in_frame:
             head = None
 
         def found(tag: Any) -> tuple[Record, Caps, Turn] | None:
             cls = table.get(plain_tag(tag))
             turn = None if cls is None else find(cls)
-            return None if cls is None or turn is None else (cls._record, cls._caps, turn)
+            return (
+                None if cls is None or turn is None else (cls._record, cls._caps, turn)
+            )
 
         made = None
         # A datagram that has a length in it needs to have the right one.
-        if self.states is None and (stream or head or not (framing and framing.in_frame)):
+        if self.states is None and (
+            stream or head or not (framing and framing.in_frame)
+        ):
             trailer = None if self.trailer is None else self.trailer()
             made = make_pump(
                 self._codec,

@@ -274,9 +274,7 @@ class Runner:
             OSError: one cannot be had.
         """
         count = self._count_workers()
-        # The codec is made now: later there may be no descriptor to import it by, and
-        # each process would make its own.
-        Session(self.service.protocol, Role.SERVER, stream=False)
+        _make_codec(self.service, self.addresses)
         try:
             for address in self.addresses:
                 server = make_server(self.service, address, self.mode, self.tls)
@@ -475,6 +473,19 @@ class Runner:
                 "%d requests were not done after %s s and are ended", killed, self.drain
             )
         server.server_close()
+
+
+def _make_codec(service: Service, addresses: Sequence[Address]) -> None:
+    """
+    Let the generated code be made, which otherwise the first message does.
+
+    Then there may be no descriptor to import the generator by; and every process that
+    is forked would make its own.
+    """
+    for stream in {address.is_stream for address in addresses}:
+        if not stream or service.protocol.framing is not None:
+            session = Session(service.protocol, Role.SERVER, stream=stream)
+            service.dispatcher.answer(session)
 
 
 def _finish_queue(server: Any, deadline: float) -> None:

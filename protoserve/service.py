@@ -22,10 +22,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
+import attrs
+
 from protoserve.background import BackgroundLoop
 from protoserve.connections import Conversation, ServiceHandler
 from protoserve.dispatch import Dispatcher, Outcome, Policies, Policy, complete
 from protoserve.errors import DeclarationError
+from protoserve.framing import Datagram
+from protoserve.framing.base import Framing
 from protoserve.limits import Limits, is_loopback
 from protoserve.peers import PeerTable
 from protoserve.protocol import Protocol
@@ -96,6 +100,10 @@ class Service:
             raise DeclarationError(f"limits= takes Limits(…), not {limits!r}")
         self.protocol = protocol
         self.handler = handler
+        self._routes = routes_of(protocol, handler)
+        self._policies = Policies(
+            malformed=on_malformed, unknown=on_unknown, failed=on_failed
+        )
         self.limits = Limits() if limits is None else limits
         self.lifespan = lifespan
         self.draining = False
@@ -103,11 +111,6 @@ class Service:
         self.refused: Counter[str] = Counter()
         """How often each limit has turned somebody away, or ended it, by its name."""
         self._background = BackgroundLoop()
-        self.dispatcher = Dispatcher(
-            protocol,
-            routes_of(protocol, handler),
-            Policies(malformed=on_malformed, unknown=on_unknown, failed=on_failed),
-        )
         self.RequestHandlerClass: type[ServiceHandler] = type(
             f"{type(handler).__name__}RequestHandler",
             (ServiceHandler,),
@@ -125,6 +128,33 @@ class Service:
 
     def __repr__(self) -> str:
         return f"<Service {self.protocol.name} by {type(self.handler).__name__}>"
+
+    @property
+    def limits(self) -> Limits:
+        """
+        How much peers may ask for. Others may be set before it is served.
+
+        Raises:
+            DeclarationError: no frame of the protocol is as small.
+        """
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self.framing = _limited(self.protocol.framing, limits.frame_size)
+        """Cuts what peers send: the protocol's, within the limit of a frame's size."""
+        self.dispatcher = Dispatcher(
+            self.protocol, self._routes, self._policies, self.framing, self._tally
+        )
+        self._limits = limits
+
+    def session(self, peer: Peer, *, stream: bool = True) -> Session:
+        """
+        Begin a session with a peer.
+        """
+        return Session(
+            self.protocol, Role.SERVER, peer, stream=stream, framing=self.framing
+        )
 
     def _make_private(self) -> None:
         """
@@ -253,7 +283,7 @@ class Service:
         """
         Take note that a limit has ended a conversation, or prevented one.
         """
-        self.refused[limit] += 1
+        self._tally(limit)
         _rare.log(
             logging.WARNING,
             "%s is closed: limit %s: %s",
@@ -262,6 +292,10 @@ class Service:
             reason,
             kind=limit,
         )
+
+    def _tally(self, limit: str) -> None:
+        with self._lock:
+            self.refused[limit] += 1
 
     def count_handshake(self, peer: Peer, error: Any) -> None:
         """
@@ -381,7 +415,7 @@ class Service:
     def _begin_datagrams(self, sock: socket.socket, address: Any) -> Session:
         transport = "unixgram" if sock.family == socket.AF_UNIX else "udp"
         peer = Peer(transport, address)
-        session = Session(self.protocol, Role.SERVER, peer, stream=False)
+        session = self.session(peer, stream=False)
 
         # A Unix socket would wait for a peer that does not read.
         flags = socket.MSG_DONTWAIT if transport == "unixgram" else 0
@@ -399,6 +433,22 @@ class Service:
 
         session.flush = flush
         return session
+
+
+def _limited(framing: Framing | None, most: int | None) -> Framing | None:
+    """
+    Make a framing that allows no longer frames.
+    """
+    # Without one each datagram is a frame.
+    found = Datagram() if framing is None else framing
+    if most is None or most >= found.max_size:
+        return framing
+    try:
+        return attrs.evolve(found, max_size=most)  # type: ignore[misc] # they are attrs classes
+    except (TypeError, DeclarationError) as exc:
+        raise DeclarationError(
+            f"limit frame_size: {found!r} has no frames of at most {most} bytes"
+        ) from exc
 
 
 _services: weakref.WeakSet[Service] = weakref.WeakSet()

@@ -35,7 +35,7 @@ from protoserve.events import (
     PeerClosed,
     StreamBroken,
 )
-from protoserve.framing.base import Framer
+from protoserve.framing.base import Framer, Framing
 from protoserve.framing.buffer import PORTION
 from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
@@ -90,9 +90,7 @@ class Peer:
     address: Any
     """As the socket gives it: host and port, or a path."""
 
-    certificate: dict[str, Any] | None = attrs.field(
-        default=None, eq=False, repr=False
-    )
+    certificate: dict[str, Any] | None = attrs.field(default=None, eq=False, repr=False)
     """Who it has proved to be, as `ssl.SSLSocket.getpeercert` tells; else `None`."""
 
     tls: TLSFacts | None = attrs.field(default=None, eq=False, repr=False)
@@ -142,6 +140,8 @@ class Session:
         role: which side we are.
         peer: the other party, where it is known.
         stream: whether bytes come as a stream; otherwise each piece is a datagram.
+        framing: cuts what comes, where that is not for the protocol's framing, which
+            allows longer frames.
         clock: gives the time, in seconds since the epoch.
 
     Raises:
@@ -152,8 +152,9 @@ class Session:
         "_broken",
         "_clock",
         "_ended",
-        "_frames",
         "_framer",
+        "_frames",
+        "_framing",
         "_next_key",
         "_received_at",
         "_rejected",
@@ -181,6 +182,7 @@ class Session:
         peer: Peer | None = None,
         *,
         stream: bool = True,
+        framing: Framing | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if stream and protocol.framing is None:
@@ -219,8 +221,9 @@ class Session:
         self._requests: dict[Hashable, Any] = {}
         self._next_key = 0
         self._framer: Framer | None = None
-        if stream and protocol.framing is not None:
-            self._framer = protocol.framing.framer()
+        self._framing = protocol.framing if framing is None else framing
+        if stream and self._framing is not None:
+            self._framer = self._framing.framer()
 
     def __repr__(self) -> str:
         return f"<Session {self.protocol.name} {self.role.value} {self.peer or ''}>"
@@ -255,7 +258,7 @@ class Session:
         if self._framer is not None:
             self._framer.feed(data)
             return
-        framing = self.protocol.framing
+        framing = self._framing
         if type(data) is not bytes:
             data = bytes(data)
         if framing is None:

@@ -137,7 +137,9 @@ def emit_body(
     writer.emit_message(_plan(record), obj, Scope(scope))
     writer.flush()
     lines, writer.out.lines = _without_implied(writer.out), []
-    lines.append("    " * writer.out.depth + f"if {writer.place()} != end: raise Mismatch")
+    lines.append(
+        "    " * writer.out.depth + f"if {writer.place()} != end: raise Mismatch"
+    )
     if writer.uses_context:
         writer.out.line("root = frame_context(h, session, make_root())")
     if writer.counts:

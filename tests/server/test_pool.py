@@ -169,7 +169,9 @@ class Stepping:
     def __init__(self, server, request):
         self.server, self.request = server, request
         self.awaits = select.POLLIN
-        self.deadline = None if server.limit is None else time.monotonic() + server.limit
+        self.deadline = (
+            None if server.limit is None else time.monotonic() + server.limit
+        )
         request.setblocking(False)
 
     def fileno(self):
