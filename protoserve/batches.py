@@ -1,16 +1,16 @@
 """
 The batch side of a service: what `BatchMixIn` runs.
 
-The datagrams of a block are sorted by their senders. So each sender's conversation is
-looked up once a block, and what it has to say is answered in one pass; the order of
-one sender's datagrams is kept. All answers leave together. Should routes be slow,
-they leave earlier, as somebody waits for them.
+A peer's first datagram of a batch goes through all the steps that there may be; what
+follows from the same peer is, as a rule, answered in passing by one generated function.
+All answers leave together. Should routes be slow, they leave earlier, as somebody waits
+for them.
 
 Routes that are coroutines run beside, on the service's background loop, a bounded
 number for each peer and in all. A peer that has as many in flight as it may loses
 what it sends beyond that; when there are too many in all, the kernel's queue has to
-hold what arrives. Sessions
-are touched by the thread that serves only; a coroutine that is done wakes it.
+hold what arrives. Sessions are touched by the thread that serves only; a coroutine that
+is done wakes it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from protoserve.dispatch import Outcome
-from protoserve.protocol import Direction
 from protoserve.rarelog import RareLog
 from protoserve.server.batch import Block, Reply
 
 if TYPE_CHECKING:
     from protoserve.connections import Conversation
     from protoserve.service import Service
-    from protoserve.session import Parcel, Session
+    from protoserve.session import Session
 
 __all__ = ["ServiceBatchSide"]
 
+_Send = Callable[[bytes], object]
 _rare = RareLog(logging.getLogger("protoserve"))
 
 _MOST_TASKS = 1024
@@ -46,28 +46,9 @@ _KNOWN_FOR = 1.0
 """Seconds after which the service's table hears of a peer again, so as to keep it."""
 _MOST_KNOWN = 4096
 _AT_A_TIME = 16
-"""Datagrams of one sender between two looks at the clock."""
+"""Datagrams between two looks at the clock."""
 _PATIENCE = 0.005
 """Seconds that finished answers wait for others."""
-
-
-class _NotKnownYet:
-    """
-    Stands for the session where the messages before are not answered yet.
-
-    They may change it, so whatever asks for something is refused.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        raise LookupError(name)
-
-    __getitem__ = __getattr__
-
-    def __bool__(self) -> bool:
-        raise LookupError
-
-
-_NOT_KNOWN_YET = _NotKnownYet()
 
 
 class ServiceBatchSide:
@@ -83,20 +64,18 @@ class ServiceBatchSide:
         service.open()
         self.service = service
         self.server = server
+        self._ready: dict[bytes, tuple[Conversation, Session, _Send]] = {}
+        """Peers of this batch whose next datagram may be answered in passing."""
         self._held: list[tuple[bytes, Session]] = []
         self._send_at = 0.0
-        self._received_at = 0.0
         limits = service.limits
         self._known: dict[bytes, Conversation] = {}
         self._known_until = 0.0
         self._known_for = min(_KNOWN_FOR, (limits.peer_idle or _KNOWN_FOR) / 4)
         self._most_known = max(1, min(_MOST_KNOWN, (limits.peers or _MOST_KNOWN) // 4))
-        self._parse: Any = None
-        """Parses what is one frame for sure, and is judged by itself."""
-        protocol, framing = service.protocol, service.protocol.framing
+        framing = service.protocol.framing
         self._longest = inf if framing is None else framing.max_size
-        if protocol.states is None and (framing is None or not framing.in_frame):
-            self._parse = protocol.parser(Direction.REQUEST)
+        self._pump = service.dispatcher.datagram_pump()
         self._finished: deque[tuple[Conversation, Any, bool]] = deque()
         self._some_finished = threading.Event()
         self._tasks: set[concurrent.futures.Future[None]] = set()
@@ -109,131 +88,85 @@ class ServiceBatchSide:
         """
         if self._tasks or self._finished:
             self._await_room()
-        data = block.data
-        groups: dict[bytes, list[bytes]] = {}
-        for start, length, sender in block.datagrams():
-            datagram = data[start : start + length]
-            if sender in groups:
-                groups[sender].append(datagram)
-            else:
-                groups[sender] = [datagram]
-        self._received_at = time.time()
         now = time.monotonic()
         self._send_at = now + _PATIENCE
         if now >= self._known_until:
             self._known.clear()
             self._known_until = now + self._known_for
-        plain = block.addresses.plain
+        data, plain = block.data, block.addresses.plain
+        ready, pump, most = self._ready, self._pump, self._longest
+        look_in = _AT_A_TIME
         try:
-            for sender, group in groups.items():
-                if sender:
-                    self._take(sender, plain(sender), group)
-                else:  # those without a name cannot be told apart
-                    for datagram in group:
-                        self._take(sender, None, [datagram])
+            for start, length, sender in block.datagrams():
+                datagram = data[start : start + length]
+                at = -1
+                if sender in ready:
+                    conversation, session, send = ready[sender]
+                    if length <= most and not session.closed:
+                        at, outcome = pump(datagram, 0, length, session, send)
+                        if outcome is not True:
+                            self._follow(outcome, conversation, sender, plain(sender))
+                if at < 0:
+                    ready.pop(sender, None)
+                    self._take(datagram, sender, plain(sender))
+                look_in -= 1
+                if not look_in:
+                    look_in = _AT_A_TIME
+                    if time.monotonic() > self._send_at:
+                        self._send()
         finally:
             self._send()
 
-    def _take(self, sender: bytes, address: Any, group: list[bytes]) -> None:
+    def _take(self, datagram: bytes, sender: bytes, address: Any) -> None:
         """
-        Handle the datagrams of one sender.
+        Handle a datagram by all the steps that there may be.
         """
-        while group:
-            conversation = self._find(sender, address)
-            session = conversation.session
-            going = not session.closed
-            if going and not conversation.begun:
-                going = self._begin(conversation, address)
-                if not going:
-                    del group[0]  # that was the answer to it
-            while group and going:
-                part, group = group[:_AT_A_TIME], group[_AT_A_TIME:]
-                left = self._converse(conversation, sender, address, part)
-                if left is not None:
-                    going, group = False, left + group
-                if time.monotonic() > self._send_at:
-                    self._send()
-            if not (going and address):
+        conversation = self._find(sender, address)
+        session = conversation.session
+        if not session.held:
+            session.held = True
+            self._held.append((sender, session))
+        if not conversation.begun:
+            conversation.begun = True
+            connected = self.service.dispatcher.connected(session)
+            if not self._goes_on(connected, conversation, address, begins=True):
                 self.service.forget(self.server, address, conversation)
+                return
+        if self._is_full(session, len(session._frames)):
+            self._refuse(session)
+            return
+        session.receive_data(datagram)
+        if not self._answer(conversation, address) or not address:
+            self.service.forget(self.server, address, conversation)
+        elif self._pump is not None and session not in self._in_flight:
+            self._ready[sender] = conversation, session, session.outgoing.append
 
     def _find(self, sender: bytes, address: Any) -> Conversation:
         """
         Find a conversation, without asking the service's table each time.
         """
-        known = self._known.get(sender)
-        if known is not None and not known.session.closed:
-            return known
+        found = self._known.get(sender)
         server = self.server
-        found = self.service.conversation(server, server.socket, address)
+        while found is None or found.session.closed:
+            if found is not None:
+                self.service.forget(server, address, found)
+            found = self.service.conversation(server, server.socket, address)
         if address:
             if len(self._known) >= self._most_known:
                 self._known.clear()
             self._known[sender] = found
         return found
 
-    def _begin(self, conversation: Conversation, address: Any) -> bool:
+    def _follow(
+        self, outcome: Outcome, conversation: Conversation, sender: bytes, address: Any
+    ) -> None:
         """
-        Tell the handler of a new conversation; say whether that goes on.
+        Deal with a message that took more than to be answered in passing.
         """
-        conversation.begun = True
-        connected = self.service.dispatcher.connected(conversation.session)
-        return self._goes_on(connected, conversation, address, begins=True)
-
-    def _converse(
-        self,
-        conversation: Conversation,
-        sender: bytes,
-        address: Any,
-        datagrams: list[bytes],
-    ) -> list[bytes] | None:
-        """
-        Handle datagrams of a conversation.
-
-        Returns:
-            `None` if the conversation goes on; else those that are for the next one.
-        """
-        session = conversation.session
-        if not session.held:
-            session.held = True
-            self._held.append((sender, session))
-        if self._in_flight and session in self._in_flight:
-            if self._is_full(session, len(session._frames) + len(session._parcels)):
-                self._refuse(session, len(datagrams))
-                return None
-        elif self._parse is not None:
-            # Nothing is waiting, so these are the next to be answered.
-            parcels = self._parse_ahead(session, datagrams)
-            outcome = self.service.dispatcher._answer_run(session, parcels)
-            if outcome is not True or session._parcels:
-                going = self._goes_on(outcome, conversation, address)
-                if not going or not self._answer(conversation, address):
-                    done = len(parcels) - len(session._parcels)
-                    return datagrams[done:]
-            datagrams = datagrams[len(parcels) :]
-        for number, datagram in enumerate(datagrams, 1):
-            session.receive_data(datagram)
-            if not self._answer(conversation, address):
-                return datagrams[number:]
-        return None
-
-    def _parse_ahead(self, session: Session, datagrams: list[bytes]) -> list[Parcel]:
-        """
-        Parse a session's datagrams as far as they are plain messages.
-        """
-        parse, most = self._parse, self._longest
-        parcels: list[Parcel] = []
-        try:
-            for datagram in datagrams:
-                header, message, _ = parse(datagram, _NOT_KNOWN_YET)
-                size = len(datagram)
-                if size > most:
-                    break
-                parcels.append((header, message, datagram, 0, size))
-        except Exception:  # noqa: S110 - the session will say what is wrong, if it is
-            pass
-        session._received_at = self._received_at
-        session.received += len(parcels)
-        return parcels
+        if not self._goes_on(outcome, conversation, address):
+            self.service.forget(self.server, address, conversation)
+        if conversation.session.closed or conversation.session in self._in_flight:
+            del self._ready[sender]
 
     def _answer(self, conversation: Conversation, address: Any) -> bool:
         """
@@ -245,7 +178,7 @@ class ServiceBatchSide:
         while session not in self._beginning and not self._is_full(session):
             outcome = answer(session)
             if outcome is True:
-                return True
+                return not session.closed
             if not self._goes_on(outcome, conversation, address):
                 return False
         return True
@@ -317,8 +250,8 @@ class ServiceBatchSide:
         most = self.service.limits.requests
         return most is not None and self._in_flight[session] + waiting >= most
 
-    def _refuse(self, session: Session, number: int) -> None:
-        self.service.refused["requests"] += number
+    def _refuse(self, session: Session) -> None:
+        self.service.refused["requests"] += 1
         _rare.log(
             logging.WARNING,
             "%s has %d requests in flight; what it sends is dropped",
@@ -344,6 +277,7 @@ class ServiceBatchSide:
         Send the answers that are there.
         """
         replies: list[Reply] = []
+        self._ready.clear()
         for sender, session in self._held:
             session.held = False
             if sender:

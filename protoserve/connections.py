@@ -107,6 +107,18 @@ class ServiceHandler(BaseRequestHandler):
         cls.service.count_handshake(Peer("tls", client_address), error)
 
     @classmethod
+    def admit_request(cls, request: Any, client_address: Any) -> Any:
+        """
+        Let a `ForkingMixIn` ask, before it forks, whether the limits allow a connection.
+
+        Returns:
+            `None` if not; else what is to be called when its child has ended.
+        """
+        if isinstance(request, tuple):
+            return _nothing
+        return cls.service.reserve(request, client_address)
+
+    @classmethod
     def queue_limit(cls) -> int | None:
         """
         Give a `PoolMixIn` how many requests may wait; `None` for no limit.
@@ -140,6 +152,10 @@ class ServiceHandler(BaseRequestHandler):
             receive_datagram(self.service, self.server, sock, data, self.client_address)
         else:
             Connection(self.service, self.request, self.client_address).run()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Connection:

@@ -220,6 +220,14 @@ class Dispatcher:
             session.receive_data(data)
         return self.answer(session)
 
+    def datagram_pump(self) -> Any:
+        """
+        Give the function that answers a datagram in passing, if there is one.
+
+        See `protoserve.codec.generate_turn`.
+        """
+        return (self._pumps.get(False) or self._make_pump(stream=False))[0]
+
     def _make_pump(self, stream: bool) -> tuple[Any, bool]:
         made = self.protocol.pump(
             Direction.REQUEST, self._turn, stream=stream, framing=self.framing

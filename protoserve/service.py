@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -37,6 +38,7 @@ from protoserve.rarelog import RareLog
 from protoserve.routing import routes_of
 from protoserve.server._waiting import Waker
 from protoserve.session import Peer, Role, Session
+from protoserve.tally import Tally
 
 __all__ = ["Service"]
 
@@ -54,6 +56,17 @@ class Connected(typing.Protocol):
     address: Any
 
     def __hash__(self) -> int: ...
+
+
+@attrs.define(eq=False)
+class _Reserved:
+    """
+    A stream connection that another process handles.
+    """
+
+    session: Session
+    sock: socket.socket
+    address: Any
 
 
 class Service:
@@ -100,6 +113,11 @@ class Service:
             raise DeclarationError(f"limits= takes Limits(…), not {limits!r}")
         self.protocol = protocol
         self.handler = handler
+        self.refused = Tally(attrs.fields_dict(Limits))
+        """
+        How often each limit has turned somebody away, or ended it, by its name; in all
+        processes together that were forked to serve.
+        """
         self._routes = routes_of(protocol, handler)
         self._policies = Policies(
             malformed=on_malformed, unknown=on_unknown, failed=on_failed
@@ -108,8 +126,6 @@ class Service:
         self.lifespan = lifespan
         self.draining = False
         """Whether connections are to end once they have nothing in flight."""
-        self.refused: Counter[str] = Counter()
-        """How often each limit has turned somebody away, or ended it, by its name."""
         self._background = BackgroundLoop()
         self.RequestHandlerClass: type[ServiceHandler] = type(
             f"{type(handler).__name__}RequestHandler",
@@ -120,8 +136,6 @@ class Service:
             weakref.WeakKeyDictionary()
         )
         self._gone: list[Conversation] = []
-        self._connections: dict[Connected, str] = {}
-        self._per_address: Counter[str] = Counter()
         self._leave: Callable[[], Any] | None = None
         self._make_private()
         _services.add(self)
@@ -144,7 +158,11 @@ class Service:
         self.framing = _limited(self.protocol.framing, limits.frame_size)
         """Cuts what peers send: the protocol's, within the limit of a frame's size."""
         self.dispatcher = Dispatcher(
-            self.protocol, self._routes, self._policies, self.framing, self._tally
+            self.protocol,
+            self._routes,
+            self._policies,
+            self.framing,
+            self.refused.add,
         )
         self._limits = limits
 
@@ -161,10 +179,13 @@ class Service:
         Make what a forked child may not share with its parent.
 
         A lock that another thread held at that moment would stay locked, and a
-        wake-up would reach either process.
+        wake-up would reach either process. The connections are the parent's.
         """
         self._lock = threading.RLock()
         self._opening = threading.Lock()
+        self.refused.make_private()
+        self._connections: dict[Connected, str] = {}
+        self._per_address: Counter[str] = Counter()
         # The old one is closed first: there may be no descriptors to spare.
         vars(self).pop("waker", None)
         self.waker = Waker()
@@ -279,11 +300,24 @@ class Service:
             self._per_address[host] += 1
         return True
 
+    def reserve(self, sock: socket.socket, address: Any) -> Callable[[], None] | None:
+        """
+        Take note of a connection that another process will handle.
+
+        Returns:
+            What is called when it has ended; `None` if the limits do not allow it.
+        """
+        transport = "tcp" if isinstance(address, tuple) else "unix"
+        reserved = _Reserved(self.session(Peer(transport, address)), sock, address)
+        if not self.admit(reserved):
+            return None
+        return functools.partial(self.dismiss, reserved)
+
     def count(self, limit: str, peer: Peer | None, reason: object) -> None:
         """
         Take note that a limit has ended a conversation, or prevented one.
         """
-        self._tally(limit)
+        self.refused.add(limit)
         _rare.log(
             logging.WARNING,
             "%s is closed: limit %s: %s",
@@ -292,10 +326,6 @@ class Service:
             reason,
             kind=limit,
         )
-
-    def _tally(self, limit: str) -> None:
-        with self._lock:
-            self.refused[limit] += 1
 
     def count_handshake(self, peer: Peer, error: Any) -> None:
         """
@@ -459,4 +489,11 @@ def _make_all_private() -> None:
         service._make_private()
 
 
-os.register_at_fork(after_in_child=_make_all_private)
+def _share_all() -> None:
+    for service in list(_services):
+        # Without a descriptor to spare, each process counts for itself.
+        with contextlib.suppress(OSError):
+            service.refused.share()
+
+
+os.register_at_fork(before=_share_all, after_in_child=_make_all_private)

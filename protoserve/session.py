@@ -214,7 +214,7 @@ class Session:
         self.outgoing: deque[bytes] = deque()
         self._clock = clock
         self._received_at = 0.0
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []
         """Frames that were cut, but not parsed."""
         self._rejected: MessageRejected | None = None
         self._ended = self._broken = False
@@ -284,7 +284,7 @@ class Session:
             An event, or `NEED_DATA` if more bytes are needed first.
         """
         if self._frames:
-            return self._parsed(self._frames.popleft())
+            return self._parsed(self._frames.pop(0))
         if self._framer is not None and not self._broken and not self.closed:
             try:
                 data = self._framer.decode()
@@ -339,7 +339,7 @@ class Session:
             at, outcome = pump(frame, 0, len(frame), self, send)
             if at < 0:
                 return True
-            frames.popleft()
+            del frames[0]
             self.received += 1
             if outcome is not True:
                 return outcome

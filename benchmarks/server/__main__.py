@@ -287,7 +287,15 @@ def _check(run: Run) -> int:
             f"{row.note}",
             file=sys.stderr,
         )
-    return 1 if worse else 0
+    failed = [
+        one
+        for found in run.results.values()
+        for one in found
+        if one.failure and one.server.side == "ours"
+    ]
+    for one in failed:
+        print(f"{one.load.key}, {one.server.name}: {one.failure}", file=sys.stderr)
+    return 1 if worse or failed else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from protoserve.server._combining import check_place
 from protoserve.server._reporting import tell_failure
 
 if TYPE_CHECKING:
@@ -143,6 +144,10 @@ class EventLoopMixIn(_Base):
 
     _side: LoopSide | None = None
     _wake_event: asyncio.Event | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_place(cls, "EventLoopMixIn")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

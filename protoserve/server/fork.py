@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from protoserve.server._reporting import tell_failure
@@ -32,6 +32,10 @@ __all__ = ["ForkingMixIn"]
 
 _LOOK_AGAIN = 0.1
 """Seconds between looks at children that have no descriptor."""
+
+
+def _nothing() -> None:
+    pass
 
 
 def _flush_standard_streams() -> None:
@@ -69,15 +73,23 @@ class ForkingMixIn(_Base):
     """The process ids of the children at work; None before the first."""
 
     __descriptors: dict[int, int] | None = None
+    __ended: dict[int, Callable[[], None]] | None = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """
         Start a process for the request.
         """
         self.__await_slot()
+        # What a child would find out about limits, nobody would know but itself.
+        admit = getattr(self.RequestHandlerClass, "admit_request", None)
+        ended = _nothing if admit is None else admit(request, client_address)
+        if ended is None:
+            self.shutdown_request(request)
+            return
         _flush_standard_streams()
         parent = os.getpid()
         status = 1
+        pid = -1
         try:
             pid = os.fork()
             if pid == 0:
@@ -86,7 +98,9 @@ class ForkingMixIn(_Base):
             # Also when a signal handler raises in the child before its work.
             if os.getpid() != parent:
                 os._exit(status)
-        self.__remember(pid)
+            if pid < 0:
+                ended()
+        self.__remember(pid, ended)
         self.close_request(request)
 
     def collect_children(self, *, blocking: bool = False) -> None:
@@ -138,10 +152,13 @@ class ForkingMixIn(_Base):
             self.shutdown_request(request)
             _flush_standard_streams()
 
-    def __remember(self, pid: int) -> None:
+    def __remember(self, pid: int, ended: Callable[[], None]) -> None:
         if self.active_children is None:
             self.active_children = set()
         self.active_children.add(pid)
+        if self.__ended is None:
+            self.__ended = {}
+        self.__ended[pid] = ended
         if self.__descriptors is None:
             self.__descriptors = {}
         # Without a descriptor (an old kernel, or none left) it is polled for.
@@ -154,6 +171,7 @@ class ForkingMixIn(_Base):
         descriptor = (self.__descriptors or {}).pop(pid, None)
         if descriptor is not None:
             os.close(descriptor)
+        (self.__ended or {}).pop(pid, _nothing)()
 
     def __full(self) -> bool:
         active = self.active_children

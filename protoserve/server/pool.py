@@ -32,6 +32,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from protoserve.server._combining import check_place
 from protoserve.server._reporting import tell_failure
 from protoserve.server._waiting import Waiter
 
@@ -252,6 +253,10 @@ class PoolMixIn(_Base):
     __car_park: _CarPark | None = None
     __ending = False
     __crowded = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_place(cls, "PoolMixIn")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         name = type(self).__name__

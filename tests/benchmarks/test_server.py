@@ -311,6 +311,21 @@ class TestFigures:
         assert row.met() is False
         assert row.note == "protoserve, loop: it has ended"
 
+    def test_a_server_that_failed_is_told_of_beside_a_better_one(self):
+        """
+        That another one did well hides nothing.
+        """
+        ours = ("protoserve, batch", "protoserve, loop")
+        figure = figures.Figure("churn", ours, "by hand, uvloop", Reach(9))
+        row = self.judge(
+            figure,
+            found("by hand, uvloop", "churn", 100),
+            found("protoserve, batch", "churn", failure="it has ended"),
+            found("protoserve, loop", "churn", 50),
+        )
+        assert row.number == 0.5
+        assert row.note == "protoserve, batch: it has ended"
+
     def test_memory_is_judged_by_itself(self):
         """
         Bytes are compared with the bound.

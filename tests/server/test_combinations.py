@@ -224,3 +224,31 @@ def test_disconnect_on_the_standard_library(kit):
     with Server(("127.0.0.1", 0), fail) as server, kit.connect(server):
         server.handle_request()
         assert told.wait(kit.patience)
+
+
+EXCLUSIVE = ("PoolMixIn", "EventLoopMixIn")
+
+
+@pytest.mark.parametrize("mixin", EXCLUSIVE)
+@pytest.mark.parametrize(
+    "other", ["ThreadingMixIn", "ForkingMixIn", "PoolMixIn", "EventLoopMixIn"]
+)
+def test_exclusive(mixin, other):
+    """Two mix-ins that say where requests are handled are refused by name."""
+    if mixin == other:
+        pytest.skip("it goes with itself")
+    first, second = (getattr(servers, name) for name in (mixin, other))
+    for bases in ((first, second), (second, first)):
+        with pytest.raises(TypeError, match=f"Wrong: .*{mixin}") as told:
+            type("Wrong", (*bases, servers.TCPServer), {})
+        assert other in str(told.value)
+
+
+@pytest.mark.parametrize("mixin", EXCLUSIVE)
+@pytest.mark.parametrize("server", ["TCPServer", "UDPServer", "UnixStreamServer"])
+def test_before_the_server(mixin, server):
+    """A mix-in that comes after the server class is refused, with the right order."""
+    classes = (getattr(servers, server), getattr(servers, mixin))
+    expected = rf"Wrong: {mixin} goes before .* class Wrong\({mixin}, {server}\)"
+    with pytest.raises(TypeError, match=expected):
+        type("Wrong", classes, {})

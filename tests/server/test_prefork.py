@@ -291,14 +291,14 @@ def test_stuck_worker(serve, kit, caplog):
             time.sleep(1000)
 
     server = Plain(ADDRESS, Stuck)
-    server.drain_timeout = 0.1
+    server.drain_timeout = 0.5
     serving(serve, kit, server)
     with kit.connect(server) as client:
         assert b"begun" == client.recv(100)
         started = time.monotonic()
         server.shutdown()
         assert time.monotonic() - started < 5
-    assert "1 workers had not ended" in caplog.text
+    assert "workers had not ended" in caplog.text
 
 
 def test_replacement(serve, kit):
