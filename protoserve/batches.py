@@ -1,9 +1,8 @@
 """
 The batch side of a service: what `BatchMixIn` runs.
 
-A peer's first datagram of a batch goes through all the steps that there may be; what
-follows from the same peer is, as a rule, answered in passing by one generated function.
-All answers leave together. Should routes be slow, they leave earlier, as somebody waits
+A peer's first datagram goes through all the steps that there may be; those that follow
+are, as a rule, answered in passing by one generated function. All answers leave together. Should routes be slow, they leave earlier, as somebody waits
 for them.
 
 Routes that are coroutines run beside, on the service's background loop, a bounded
@@ -33,9 +32,10 @@ if TYPE_CHECKING:
     from protoserve.service import Service
     from protoserve.session import Session
 
+    _Ready = tuple[Conversation, Session, Callable[[bytes], object]]
+
 __all__ = ["ServiceBatchSide"]
 
-_Send = Callable[[bytes], object]
 _rare = RareLog(logging.getLogger("protoserve"))
 
 _MOST_TASKS = 1024
@@ -64,10 +64,10 @@ class ServiceBatchSide:
         service.open()
         self.service = service
         self.server = server
-        self._ready: dict[bytes, tuple[Conversation, Session, _Send]] = {}
+        self._ready: dict[bytes, _Ready] = {}
         """Peers of this batch whose next datagram may be answered in passing."""
         self._held: list[tuple[bytes, Session]] = []
-        self._send_at = 0.0
+        self._send_at = self._received_at = 0.0
         limits = service.limits
         self._known: dict[bytes, Conversation] = {}
         self._known_until = 0.0
@@ -88,6 +88,7 @@ class ServiceBatchSide:
         """
         if self._tasks or self._finished:
             self._await_room()
+        self._received_at = time.time()
         now = time.monotonic()
         self._send_at = now + _PATIENCE
         if now >= self._known_until:
@@ -100,8 +101,9 @@ class ServiceBatchSide:
             for start, length, sender in block.datagrams():
                 datagram = data[start : start + length]
                 at = -1
-                if sender in ready:
-                    conversation, session, send = ready[sender]
+                found = ready.get(sender) or self._prepare(sender)
+                if found is not None:
+                    conversation, session, send = found
                     if length <= most and not session.closed:
                         at, outcome = pump(datagram, 0, length, session, send)
                         if outcome is not True:
@@ -117,15 +119,34 @@ class ServiceBatchSide:
         finally:
             self._send()
 
+    def _prepare(self, sender: bytes) -> _Ready | None:
+        """
+        See whether a peer's next datagram may be answered in passing.
+        """
+        conversation = self._known.get(sender)
+        if conversation is None or self._pump is None:
+            return None
+        session = conversation.session
+        if session in self._in_flight or session._frames or not conversation.begun:
+            return None
+        self._hold(sender, session)
+        session._received_at = self._received_at
+        found = conversation, session, session.outgoing.append
+        self._ready[sender] = found
+        return found
+
+    def _hold(self, sender: bytes, session: Session) -> None:
+        if not session.held:
+            session.held = True
+            self._held.append((sender, session))
+
     def _take(self, datagram: bytes, sender: bytes, address: Any) -> None:
         """
         Handle a datagram by all the steps that there may be.
         """
         conversation = self._find(sender, address)
         session = conversation.session
-        if not session.held:
-            session.held = True
-            self._held.append((sender, session))
+        self._hold(sender, session)
         if not conversation.begun:
             conversation.begun = True
             connected = self.service.dispatcher.connected(session)
@@ -138,8 +159,6 @@ class ServiceBatchSide:
         session.receive_data(datagram)
         if not self._answer(conversation, address) or not address:
             self.service.forget(self.server, address, conversation)
-        elif self._pump is not None and session not in self._in_flight:
-            self._ready[sender] = conversation, session, session.outgoing.append
 
     def _find(self, sender: bytes, address: Any) -> Conversation:
         """
@@ -166,7 +185,7 @@ class ServiceBatchSide:
         if not self._goes_on(outcome, conversation, address):
             self.service.forget(self.server, address, conversation)
         if conversation.session.closed or conversation.session in self._in_flight:
-            del self._ready[sender]
+            self._ready.pop(sender, None)
 
     def _answer(self, conversation: Conversation, address: Any) -> bool:
         """

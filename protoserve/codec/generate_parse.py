@@ -314,7 +314,7 @@ class ParseWriter:
         self.move_to(pos)
 
     def _emit_raw(self, node: Raw, target: str, scope: Scope) -> None:
-        if node.size == 0:
+        if isinstance(node.size, int) and not node.size:  # expressions equal all
             self.after(f"{target} = b''")
             return
         if isinstance(node.size, int):

@@ -609,3 +609,17 @@ def test_user_construct_classes(codec):
     assert "Packet.value" == refused(codec, Packet, "").path
     with pytest.raises(InvalidMessageError, match=r"Packet\.value"):
         codec.build(Packet("x", 1))
+
+
+def test_bytes_of_a_stated_length():
+    """Bytes take as many as another field says, also by an expression of it."""
+
+    class Stated(Message):
+        size: int = wire(c.Int8ub)
+        plain: bytes = wire(c.Bytes(this.size))
+        fewer: bytes = wire(c.Bytes(this.size - 1))
+        rest: bytes = wire(c.GreedyBytes)
+
+    data = b"\2abcdef"
+    assert Stated(2, b"ab", b"c", b"def") == Stated.parse(data)
+    assert data == bytes(Stated(2, b"ab", b"c", b"def"))

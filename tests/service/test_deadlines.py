@@ -108,10 +108,10 @@ def test_handler_time_is_not_idle_time(serve):
     class Slow:
         @route
         def ping(self, message: Ping) -> Pong:
-            time.sleep(0.15)
+            time.sleep(0.6)
             return Pong()
 
-    limits = Limits(idle=0.1, frame=0.1, first_frame=0.1, write=0.1)
+    limits = Limits(idle=0.5, frame=0.5, first_frame=0.5, write=0.5)
     running = serve(Slow(), limits=limits)
     with running.client() as client:
         client.send(Ping(), Ping())
