@@ -66,6 +66,7 @@ def _parse_source(record: Record, writer: ParseWriter) -> str:
     writer.out.depth = 2
     writer.emit_message(plan, "o", Scope(Scope(outside=True)))
     writer.flush()
+    writer.settle_counts()
     lines = ["def parse(data):", "    try:"]
     lines.append("        buf = data if type(data) is bytes else bytes(data)")
     lines.append("        end = len(buf)")

@@ -136,6 +136,7 @@ def emit_body(
     scope = _header_scope(None if header is None else _plan(header))
     writer.emit_message(_plan(record), obj, Scope(scope))
     writer.flush()
+    writer.settle_counts()
     lines, writer.out.lines = _without_implied(writer.out), []
     lines.append(
         "    " * writer.out.depth + f"if {writer.place()} != end: raise Mismatch"

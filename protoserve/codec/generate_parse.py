@@ -160,6 +160,8 @@ class ParseWriter:
         self.base = "0"
         self.counts = False
         """Whether elements are counted in ``used`` already."""
+        self.most_elements: int | None = 0
+        """How many elements there can be, as far as that is known."""
         self.contexts: dict[int, str] = {}
         self.outer_context = "root"
         self.uses_context = False
@@ -193,6 +195,19 @@ class ParseWriter:
         Write that the function gives up on a condition.
         """
         self.out.line(f"if {condition}: raise Mismatch")
+
+    def settle_counts(self) -> None:
+        """
+        Leave the counting out again if the elements cannot exceed their cap.
+        """
+        most = self.most_elements
+        if self.counts and most is not None and most <= self.caps.elements:
+            self.counts = False
+            self.out.lines = [
+                line
+                for line in self.out.lines
+                if not line.lstrip().startswith(("used += ", "if used > "))
+            ]
 
     # Runs of fixed size ----------------------------------------------------
 
@@ -272,6 +287,7 @@ class ParseWriter:
             self.bounded,
             self.base,
             self.counts,
+            self.most_elements,
             dict(self.contexts),
             len(out.lines),
             out.depth,
@@ -286,6 +302,7 @@ class ParseWriter:
             self.bounded,
             self.base,
             self.counts,
+            self.most_elements,
             self.contexts,
             length,
             self.out.depth,
@@ -551,11 +568,19 @@ class ParseWriter:
         self.end, self.bounded, self.base = outer
         self.move_to(stop)
 
-    def _count_elements(self, count: str) -> None:
+    def _count_elements(self, count: str, most: int | None = None) -> None:
         """
         Write that elements are counted against their cap.
+
+        Args:
+            count: how many there are, as source.
+            most: the most that there can be, if that is known.
         """
         self.counts = True
+        if most is None or self.index is not None or self.most_elements is None:
+            self.most_elements = None
+        else:
+            self.most_elements += most
         self.out.line(f"used += {count}")
         self.fail_if(f"used > {self.caps.elements}")
 
@@ -577,7 +602,8 @@ class ParseWriter:
         if run is not None and _has_value(element):
             self._repeat_fixed(node, run, count, target, scope)
             return
-        self._repeat_general(element, count, target, scope)
+        most = largest(node.counter, node.count, scope)
+        self._repeat_general(element, count, most, target, scope)
 
     def _repeat_fixed(
         self, node: Repeated, size: int, count: str | None, target: str, scope: Scope
@@ -597,7 +623,7 @@ class ParseWriter:
             counter = node.counter
             plain = isinstance(counter, Number) and not counter.signed
             self._fail_outside(count, stop, plain or unsigned(node.count, scope))
-        self._count_elements(count)
+        self._count_elements(count, largest(node.counter, node.count, scope))
         if isinstance(element, Number) and element.code:
             structs = self.out.constant(Structs(element.order, element.code), "many")
             self.out.line(
@@ -636,7 +662,12 @@ class ParseWriter:
         self.move_to(stop)
 
     def _repeat_general(
-        self, element: Node, count: str | None, target: str, scope: Scope
+        self,
+        element: Node,
+        count: str | None,
+        most: int | None,
+        target: str,
+        scope: Scope,
     ) -> None:
         values, local = self.out.name("r"), self.out.name("x")
         pos = self.out.name("q")
@@ -646,7 +677,7 @@ class ParseWriter:
             self.out.line(f"while {pos} < {self.end}:")
         else:
             self.fail_if(f"{count} < 0")
-            self._count_elements(count)
+            self._count_elements(count, most)
             index = self.out.name("i")
             self.out.line(f"for {index} in range({count}):")
         self.out.depth += 1
@@ -914,6 +945,24 @@ def unsigned(size: Any, scope: Scope) -> bool:
     return (
         isinstance(node, Number) and not node.signed and node.code not in tuple("efd")
     )
+
+
+def largest(counter: Node | None, count: Any, scope: Scope) -> int | None:
+    """
+    Give the largest count that can be read; `None` if that is not known.
+    """
+    node = counter
+    if node is None and isinstance(count, int):
+        return count
+    if node is None and isinstance(count, expr.Path):
+        try:
+            symbol = count(scope)
+        except Exception:
+            return None
+        node = symbol.node if isinstance(symbol, Symbol) else None
+    if isinstance(node, Number) and node.code not in tuple("efd") and node.size <= 2:
+        return int(1 << 8 * node.size)
+    return None
 
 
 def element_run(node: Node) -> int | None:

@@ -34,8 +34,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import NoReturn
 
-import attrs
-
 from protoserve.rarelog import RareLog
 from protoserve.server._reporting import logger
 from protoserve.server._waiting import Waiter, Waker
@@ -146,20 +144,23 @@ def _reap(pid: int) -> str | None:
     return f"ended with exit code {os.WEXITSTATUS(status)}"
 
 
-@attrs.define(eq=False)
+# Without attrs: the classic stack runs where only the standard library is installed.
 class _Worker:
     """
     A worker, from the parent's side.
     """
 
-    pid: int
-    slot: int
-    reader: int | None
-    """Where it says that it is ready, or its last words; None once it has."""
-    started_at: float = attrs.field(factory=time.monotonic)
-    is_ready: bool = False
-    text: str = ""
-    kill_at: float = 0.0
+    __slots__ = ("is_ready", "kill_at", "pid", "reader", "slot", "started_at", "text")
+
+    def __init__(self, pid: int, slot: int, reader: int) -> None:
+        self.pid = pid
+        self.slot = slot
+        self.reader: int | None = reader
+        """Where it says that it is ready, or its last words; None once it has."""
+        self.started_at = time.monotonic()
+        self.is_ready = False
+        self.text = ""
+        self.kill_at = 0.0
 
     def listen(self) -> None:
         """
@@ -182,17 +183,19 @@ class _Worker:
             os.close(reader)
 
 
-@attrs.define(eq=False)
 class _Slot:
     """
     A part of the work: the worker that does it, and the one that is to follow.
     """
 
-    current: _Worker | None = None
-    successor: _Worker | None = None
-    deaths: int = 0
-    """How many workers in a row did not live long."""
-    start_at: float = 0.0
+    __slots__ = ("current", "deaths", "start_at", "successor")
+
+    def __init__(self) -> None:
+        self.current: _Worker | None = None
+        self.successor: _Worker | None = None
+        self.deaths = 0
+        """How many workers in a row did not live long."""
+        self.start_at = 0.0
 
 
 class Supervisor:

@@ -2,7 +2,7 @@
 A bounded number of threads for any number of connections.
 
 What comes is queued, and threads take it from there. There are never more than
-`PoolMixIn.workers` of them; they are started when there is something to do. When the
+`PoolMixIn.threads` of them; they are started when there is something to do. When the
 queue is full, a named policy says what happens to newcomers.
 
 A handler of the classic kind has its thread until it is done. A handler class that
@@ -214,7 +214,7 @@ class PoolMixIn(_Base):
 
     May be overridden, as class variables:
 
-    - `workers`, `queue_size`, `when_full`, `drain_timeout`
+    - `threads`, `queue_size`, `when_full`, `drain_timeout`
     - `daemon_threads`, `block_on_close`
 
     Goes before the server class: ``class S(PoolMixIn, TCPServer)``; not together with
@@ -223,7 +223,7 @@ class PoolMixIn(_Base):
     and where `finish_request` is overridden, each has a thread until it is done.
     """
 
-    workers: int = 32
+    threads: int = 32
     """How many threads handle requests, at most."""
 
     queue_size: int | None = 1024
@@ -260,7 +260,7 @@ class PoolMixIn(_Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         name = type(self).__name__
-        for limit in ("workers", "queue_size"):
+        for limit in ("threads", "queue_size"):
             value = getattr(self, limit)
             if limit == "queue_size" and value is None:
                 continue
@@ -310,7 +310,7 @@ class PoolMixIn(_Base):
             return
         entry = _Entry(request, client_address)
         self.__open.add(entry)
-        if len(self.__threads) < self.workers:
+        if len(self.__threads) < self.threads:
             thread = threading.Thread(target=self.__work, daemon=self.daemon_threads)
             self.__threads.append(thread)
             thread.start()

@@ -27,19 +27,19 @@ class PoolTCPServer(PoolMixIn, TCPServer):
 class Holding(PoolTCPServer):
     """Each request is held until `leave` is set."""
 
-    workers = 2
+    threads = 2
 
     def __init__(self):
         self.entered = threading.Semaphore(0)
         self.leave = threading.Event()
-        self.threads = set()
+        self.used = set()
         self.at_once = self.most = 0
         self.lock = threading.Lock()
         super().__init__(ADDRESS, self.handle)
 
     def handle(self, request, client_address, server):
         with self.lock:
-            self.threads.add(threading.current_thread())
+            self.used.add(threading.current_thread())
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         self.entered.release()
@@ -57,7 +57,7 @@ class Upper(StreamRequestHandler):
 
 def test_classic_handlers(serve, kit):
     """Any handler of the classic kind is served, more clients than threads too."""
-    server = type("Small", (PoolTCPServer,), {"workers": 2})(ADDRESS, Upper)
+    server = type("Small", (PoolTCPServer,), {"threads": 2})(ADDRESS, Upper)
     serve(server)
     for number in range(20):
         text = f"line {number}\n".encode()
@@ -65,7 +65,7 @@ def test_classic_handlers(serve, kit):
 
 
 def test_bounded(serve, kit):
-    """No more threads than `workers` handle requests; the rest wait their turn."""
+    """No more threads than `threads` handle requests; the rest wait their turn."""
     server = Holding()
     serve(server)
     clients = [kit.connect(server) for _ in range(8)]
@@ -74,7 +74,7 @@ def test_bounded(serve, kit):
     assert not server.entered.acquire(timeout=0.05)
     server.leave.set()
     assert [b"done"] * 8 == [client.recv(100) for client in clients]
-    assert (2, 2) == (server.most, len(server.threads))
+    assert (2, 2) == (server.most, len(server.used))
     for client in clients:
         client.close()
 
@@ -83,7 +83,7 @@ def test_bounded(serve, kit):
 def test_full_queue(serve, kit, policy):
     """A full queue leaves newcomers to the kernel, or closes them and counts it."""
     server = Holding()
-    server.workers, server.queue_size, server.when_full = 1, 2, policy
+    server.threads, server.queue_size, server.when_full = 1, 2, policy
     serve(server)
     clients = [kit.connect(server)]
     assert server.entered.acquire(timeout=kit.patience)
@@ -108,7 +108,7 @@ def test_a_failure_costs_no_thread(serve, kit, error, capsys):
             super().handle()
             raise error
 
-    server = type("Single", (PoolTCPServer,), {"workers": 1})(ADDRESS, Failing)
+    server = type("Single", (PoolTCPServer,), {"threads": 1})(ADDRESS, Failing)
     serve(server)
     for _ in range(3):
         assert b"TEXT\n" == kit.ask(server, b"text\n")
@@ -144,7 +144,7 @@ def test_own_loop(kit):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("workers", 0, "workers: expected 1 or more, not 0"),
+        ("threads", 0, "threads: expected 1 or more, not 0"),
         ("queue_size", "9", "queue_size: expected 1 or more, not '9'"),
         ("when_full", "drop", "when_full: expected 'wait' or 'refuse', not 'drop'"),
     ],
@@ -178,7 +178,7 @@ class Stepping:
         return self.request.fileno()
 
     def advance(self):
-        self.server.threads.add(threading.current_thread())
+        self.server.used.add(threading.current_thread())
         try:
             while data := self.request.recv(100):
                 if data == b"fail":
@@ -203,11 +203,11 @@ class Steps:
 
 
 class Parking(PoolTCPServer):
-    workers = 2
+    threads = 2
     limit = None
 
     def __init__(self):
-        self.threads, self.whole = set(), []
+        self.used, self.whole = set(), []
         super().__init__(ADDRESS, Steps)
 
 
@@ -231,7 +231,7 @@ def test_parked(serve, kit):
             text = f"{turn} {number}".encode()
             client.sendall(text)
             assert text == client.recv(100)
-    assert len(server.threads) <= 2
+    assert len(server.used) <= 2
     assert [] == server.whole
     for client in clients:
         client.close()

@@ -16,7 +16,7 @@ import attrs
 
 from protoserve import Role, Session
 from protoserve.events import NEED_DATA, MessageReceived
-from tests.service.kit import PATIENCE, Ping, Pong, spoken
+from tests.service.kit import PATIENCE, Pong, spoken
 
 FRAME = bytes.fromhex("0004 01 0000 05")
 """Ping(5), whose answer is as long."""
@@ -51,12 +51,21 @@ class Actor:
     received: bytes = b""
     unsent: bytes = b""
     waits: object = None
-    since: float = 0.0
-    """When the last bytes were given to be sent."""
+    limit: str = ""
+    """What is to end it."""
+    began_at: float = 0.0
+    """Before that limit's time began."""
+    deaf: bool = False
+    """Whether nothing that comes is read."""
 
     def send(self, data):
         self.unsent += data
-        self.since = time.monotonic()
+
+    def awaits(self, limit):
+        """
+        Say that from now on a limit's time runs, or soon.
+        """
+        self.limit, self.began_at = limit, time.monotonic()
 
     def frames(self):
         return len(self.received) // len(FRAME)
@@ -97,7 +106,6 @@ class Crowd:
         sock.connect_ex(self.address)
         self.actors.append(actor)
         actor.script = script(actor)
-        self._selector.register(sock, selectors.EVENT_READ, actor)
         self._go_on(actor)
         return actor
 
@@ -117,8 +125,25 @@ class Crowd:
             for key, events in self._selector.select(max(0.0, pause)):
                 if events & selectors.EVENT_WRITE:
                     self._write(key.data)
-                if events & selectors.EVENT_READ and key.data.ended_at is None:
+                if events & selectors.EVENT_READ and not key.data.deaf:
                     self._read(key.data)
+
+    def listen(self, actor):
+        """
+        Let a deaf one read what there is.
+        """
+        actor.deaf = False
+        self._write(actor)
+
+    def leave(self, actor):
+        """
+        Let one close its end.
+        """
+        if actor.ended_at is None:
+            actor.ended_at = time.monotonic()
+            if actor.sock in self._selector.get_map():
+                self._selector.unregister(actor.sock)
+            actor.sock.close()
 
     def _go_on(self, actor):
         while actor.script is not None:
@@ -149,10 +174,13 @@ class Crowd:
             pass
         except OSError:  # it will be read as well
             actor.unsent = b""
-        events = selectors.EVENT_READ
-        if actor.unsent:
-            events |= selectors.EVENT_WRITE
-        self._selector.modify(actor.sock, events, actor)
+        events = selectors.EVENT_WRITE if actor.unsent else 0
+        if not actor.deaf:
+            events |= selectors.EVENT_READ
+        if actor.sock in self._selector.get_map():
+            self._selector.unregister(actor.sock)
+        if events:
+            self._selector.register(actor.sock, events, actor)
 
     def _read(self, actor):
         try:
@@ -162,9 +190,7 @@ class Crowd:
         except OSError:
             actor.reset, data = True, b""
         if not data:
-            actor.ended_at = time.monotonic()
-            self._selector.unregister(actor.sock)
-            actor.sock.close()
+            self.leave(actor)
         actor.received += data
         if actor.waits is not None and self._is_there(actor):
             self._go_on(actor)
@@ -227,6 +253,3 @@ def answers(data):
         assert Pong(5) == event.message
         count += 1
     return count * len(FRAME) == len(data)
-
-
-assert Session(spoken, Role.CLIENT).encode(Ping(5)) == FRAME

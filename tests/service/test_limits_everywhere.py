@@ -1,0 +1,530 @@
+"""
+The limits hold in every mode, on servers in processes of their own.
+
+What a limit ends is ended in time and counted, and those who keep to the limits notice
+nothing of it. Mode single serves one connection at a time, so there others wait until
+the one before them has ended; it promises that this is in time.
+
+Times are bounded exactly from below. From above they are bounded so that a loaded
+machine does not matter: what is not ended by its limit would never end.
+"""
+
+import socket
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+from protoserve import Limits, Role, Session
+from protoserve.serve import MODES
+from tests.service.crowd import (
+    FRAME,
+    Conversing,
+    Crowd,
+    End,
+    Frames,
+    pause,
+    silent,
+)
+from tests.service.kit import (
+    Ping,
+    Pong,
+    Text,
+    spoken,
+    until,
+)
+from tests.service.limited import LARGE, nursery
+
+CONCURRENT = [mode for mode in MODES if mode != "single"]
+STALL = 5.0
+"""Seconds that nobody waits for an answer, however busy the machine is."""
+LATE = 10.0
+"""Seconds that a limit may act late, on such a machine."""
+STEP = 0.1
+"""Seconds between two bytes of those who dribble."""
+
+
+@pytest.fixture(scope="module")
+def start():
+    with nursery() as start:
+        yield start
+
+
+def test_frame():
+    """What the crowd sends is what it takes it for."""
+    assert FRAME == Session(spoken, Role.CLIENT).encode(Ping(5))
+
+
+# Those who dribble -----------------------------------------------------------
+
+DEADLINES = {"first_frame": 0.9, "frame": 1.0, "idle": 1.3}
+ENDLESS = bytes.fromhex("1000 01") + bytes(200)
+"""The beginning of a frame of 4,096 bytes."""
+
+
+def dribble(actor, data):
+    for place in range(len(data)):
+        actor.send(data[place : place + 1])
+        yield pause(STEP)
+    yield End()
+
+
+def in_the_first_frame(number):
+    """
+    Dribble from the first byte on, or the third, with some that come at once.
+    """
+
+    def script(actor):
+        actor.awaits("first_frame")
+        actor.send(ENDLESS[: number % 20])
+        yield pause(number % 10 * STEP / 10)
+        yield from dribble(actor, ENDLESS[number % 20 :])
+
+    return script
+
+
+def all_but_one_byte(number):
+    """
+    Let one byte of the first frame be missing, and nothing more come.
+    """
+
+    def script(actor):
+        actor.awaits("first_frame")
+        yield pause(number % 7 * STEP)
+        actor.send(FRAME[:-1])
+        yield End()
+
+    return script
+
+
+def quiet(_number):
+    def script(actor):
+        actor.awaits("first_frame")
+        yield End()
+
+    return script
+
+
+def in_a_later_frame(number):
+    """
+    Dribble after some good frames, the last of which has some of the next with it.
+    """
+
+    def script(actor):
+        good = number % 3 + 1
+        with_it = number % 5
+        for count in range(1, good + 1):
+            actor.awaits("frame")
+            actor.send(FRAME + ENDLESS[: with_it if count == good else 0])
+            yield Frames(count)
+        if not with_it:
+            actor.awaits("frame")
+        yield from dribble(actor, ENDLESS[with_it:])
+
+    return script
+
+
+def just_before_each_deadline(number):
+    """
+    End the first frame and begin the next when there is hardly any time left.
+    """
+
+    def script(actor):
+        part = number % (len(FRAME) - 1) + 1
+        actor.send(FRAME[:part])
+        yield pause(DEADLINES["first_frame"] * 0.75)
+        actor.send(FRAME[part:])
+        yield Frames(1)
+        yield pause(DEADLINES["idle"] * 0.75)
+        actor.awaits("frame")
+        yield from dribble(actor, ENDLESS)
+
+    return script
+
+
+def idle(number):
+    def script(actor):
+        for count in range(1, number % 4 + 2):
+            actor.awaits("idle")
+            actor.send(FRAME)
+            yield Frames(count)
+        yield End()
+
+    return script
+
+
+WAYS = (
+    in_the_first_frame,
+    all_but_one_byte,
+    quiet,
+    in_a_later_frame,
+    just_before_each_deadline,
+    idle,
+)
+
+
+def check_end(actor):
+    """
+    It was ended by its limit, no sooner than that.
+    """
+    took = actor.ended_at - actor.began_at
+    assert DEADLINES[actor.limit] <= took < DEADLINES[actor.limit] + LATE, actor.limit
+
+
+def counted(actors):
+    limits = [actor.limit for actor in actors]
+    return {limit: limits.count(limit) for limit in sorted(set(limits))}
+
+
+@pytest.mark.parametrize("mode", CONCURRENT)
+def test_dribblers(start, mode):
+    """300 that are slow in every way are gone in time; 20 good ones do not notice."""
+    with (
+        start(mode=mode, limits=DEADLINES) as server,
+        Crowd(server.address) as crowd,
+    ):
+        talk = Conversing()
+        good = [crowd.join(talk) for _ in range(20)]
+        crowd.run(lambda: talk.rounds >= 20)
+        bad = [crowd.join(WAYS[n % len(WAYS)](n // len(WAYS))) for n in range(300)]
+        crowd.run(lambda: None not in [actor.ended_at for actor in bad])
+        talk.stopped = True
+        crowd.run(lambda: not any(actor.script for actor in good))
+        for actor in bad:
+            check_end(actor)
+        talk.check(good)
+        assert talk.slowest < STALL
+        assert counted(bad) == server.stop()
+
+
+def test_dribblers_one_by_one(start):
+    """Mode single ends each in time, and then serves those that waited behind it."""
+    with (
+        start(mode="single", limits=DEADLINES) as server,
+        Crowd(server.address) as crowd,
+    ):
+        ended = []
+        for number, way in enumerate(WAYS):
+            ended.append(crowd.join(way(number)))
+            talks = [Conversing() for _ in range(3)]
+            good = [crowd.join(talk) for talk in talks]
+            for talk, actor in zip(talks, good, strict=True):
+                crowd.run(lambda talk=talk: talk.rounds)
+                assert ended[-1].ended_at is not None
+                talk.stopped = True
+                talk.check([actor])
+                crowd.leave(actor)
+            check_end(ended[-1])
+        assert counted(ended) == server.stop()
+
+
+# Those who do not read ---------------------------------------------------------
+
+
+def never_reading(request):
+    """
+    Ask for more than fits anywhere, and read nothing of it.
+    """
+
+    def script(actor):
+        actor.deaf = True
+        actor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        actor.send(FRAME)
+        yield pause(STEP)
+        actor.awaits("write")
+        actor.send(request)
+        yield End()
+
+    return script
+
+
+def asked(text):
+    return Session(spoken, Role.CLIENT).encode(Text(text))
+
+
+DEAF = {
+    "answers": asked(b"size") * 2000,
+    "stream": asked(b"stream"),
+    "thread": asked(b"thread"),
+    "task": asked(b"push"),
+}
+WRITE = 1.0
+MUCH = 40 << 20
+"""Bytes; what is pushed within the time would be far more."""
+
+
+@pytest.mark.parametrize("mode", CONCURRENT)
+def test_never_reading(start, mode):
+    """Who never reads costs little memory, holds up nobody, and is closed."""
+    with (
+        start(mode=mode, limits={"write": WRITE}) as server,
+        Crowd(server.address) as crowd,
+    ):
+        talk = Conversing()
+        good = [crowd.join(talk) for _ in range(20)]
+        crowd.run(lambda: talk.rounds >= 100)
+        descriptors, before = server.descriptors(), server.memory()
+        deaf = [crowd.join(never_reading(request)) for request in DEAF.values()]
+        crowd.run(lambda: all(actor.limit for actor in deaf))
+        most = 0
+
+        def gone():
+            nonlocal most
+            most = max(most, server.memory())
+            return server.descriptors() <= descriptors
+
+        crowd.run(gone)
+        took = time.monotonic() - min(actor.began_at for actor in deaf)
+        assert WRITE <= took < WRITE + LATE
+        for actor in deaf:
+            crowd.listen(actor)
+        crowd.run(lambda: None not in [actor.ended_at for actor in deaf])
+        rounds = talk.rounds
+        crowd.run(lambda: talk.rounds >= rounds + 100)
+        talk.check(good)
+        assert talk.slowest < STALL
+        assert most - before < MUCH
+        assert {"write": len(DEAF)} == server.stop()
+
+
+@pytest.mark.parametrize("kind", DEAF)
+def test_never_reading_one_by_one(start, kind):
+    """Mode single closes who never reads, and then serves who waited behind it."""
+    with (
+        start(mode="single", limits={"write": WRITE / 2}) as server,
+        Crowd(server.address) as crowd,
+    ):
+        before = server.memory()
+        deaf = crowd.join(never_reading(DEAF[kind]))
+        crowd.run(lambda: deaf.limit)
+        talk = Conversing()
+        good = crowd.join(talk)
+        crowd.run(lambda: talk.rounds)
+        talk.check([good])
+        assert time.monotonic() - deaf.began_at >= WRITE / 2
+        assert server.memory() - before < MUCH
+        assert {"write": 1} == server.stop()
+
+
+# Those who are too many ----------------------------------------------------------
+
+
+def crowded(actors):
+    """
+    Count those that are not ended, after all of the others.
+    """
+    return sum(actor.ended_at is None for actor in actors)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in CONCURRENT if mode != "fork"])
+def test_connections(start, mode):
+    """Of 1,000 at once those beyond the limit are closed at once, and counted."""
+    limits = {"connections": 50, "first_frame": None}
+    with (
+        start(mode=mode, limits=limits, workers=1) as server,
+        Crowd(server.address) as crowd,
+    ):
+        begun = server.descriptors()
+        talk = Conversing()
+        good = [crowd.join(talk) for _ in range(20)]
+        crowd.run(lambda: talk.rounds >= 100)
+        flood = [crowd.join(silent) for _ in range(1000)]
+        crowd.run(lambda: crowded(flood) == 30)
+        rounds = talk.rounds
+        crowd.run(lambda: talk.rounds >= rounds + 100)
+        assert 30 == crowded(flood)
+        talk.check(good)
+        assert talk.slowest < STALL
+        for actor in crowd.actors:
+            crowd.leave(actor)
+        until(lambda: server.descriptors() == begun)
+        assert {"connections": 970} == server.stop()
+
+
+def test_connections_of_processes(start):
+    """In mode fork those beyond the limit wait in the kernel until there is room."""
+    limits = {"connections": 30, "first_frame": None}
+    with start(mode="fork", limits=limits) as server, Crowd(server.address) as crowd:
+        begun = server.descriptors()
+        talk = Conversing()
+        good = [crowd.join(talk) for _ in range(20)]
+        crowd.run(lambda: talk.rounds >= 100)
+        flood = [crowd.join(silent) for _ in range(200)]
+        late = Conversing()
+        good.append(crowd.join(late))
+        crowd.run(lambda: len(server.family()) == 31)
+        rounds = talk.rounds
+        crowd.run(lambda: talk.rounds >= rounds + 100)
+        assert (200, 0) == (crowded(flood), late.rounds)
+        for actor in flood:
+            crowd.leave(actor)
+        crowd.run(lambda: late.rounds >= 3)
+        talk.check(good)
+        assert talk.slowest < STALL
+        for actor in crowd.actors:
+            crowd.leave(actor)
+        until(lambda: server.descriptors() == begun)
+        assert {} == server.stop()
+
+
+def test_connections_one_by_one(start):
+    """Mode single serves a flood one after the other; none of it is refused."""
+    limits = {"connections": 1}
+    with start(mode="single", limits=limits) as server, Crowd(server.address) as crowd:
+        begun = server.descriptors()
+        flood = [crowd.join(silent) for _ in range(1000)]
+        for actor in flood:
+            crowd.leave(actor)
+        talk = Conversing()
+        good = crowd.join(talk)
+        crowd.run(lambda: talk.rounds >= 3)
+        talk.check([good])
+        crowd.leave(good)
+        until(lambda: server.descriptors() == begun)
+        assert {} == server.stop()
+
+
+@pytest.mark.parametrize("mode", CONCURRENT)
+def test_connections_per_address(start, mode):
+    """One address has so many and no more; others, and its own later ones, are served."""
+    limits = {"connections_per_address": 4, "first_frame": None}
+    with (
+        start(mode=mode, limits=limits, workers=1, strangers=True) as server,
+        Crowd(server.address) as crowd,
+    ):
+        begun = server.descriptors()
+        talk = Conversing()
+        good = [crowd.join(talk, f"127.0.1.{n // 4}") for n in range(4, 24)]
+        crowd.run(lambda: talk.rounds >= 100)
+        flood = [crowd.join(silent, f"127.0.0.{n % 5 + 2}") for n in range(50)]
+        crowd.run(lambda: crowded(flood) == 20)
+        rounds = talk.rounds
+        crowd.run(lambda: talk.rounds >= rounds + 100)
+        assert 20 == crowded(flood)
+        talk.check(good)
+        for actor in crowd.actors:
+            crowd.leave(actor)
+        until(lambda: server.descriptors() == begun)
+        again = Conversing()
+        good = [crowd.join(again, "127.0.0.2") for _ in range(4)]
+        crowd.run(lambda: again.rounds >= 20)
+        again.check(good)
+        assert {"connections_per_address": 30} == server.stop()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_loopback_is_exempt(start, mode):
+    """The limit for each address does not hold for the loopback."""
+    limits = {"connections_per_address": 1}
+    with start(mode=mode, limits=limits) as server, Crowd(server.address) as crowd:
+        for number in range(1, 2 if mode == "single" else 6):
+            talk = Conversing()
+            crowd.join(talk)
+            crowd.run(lambda talk=talk: talk.rounds)
+            assert number == crowded(crowd.actors)
+        assert {} == server.stop()
+
+
+# Requests in flight ----------------------------------------------------------------
+
+
+def in_kernel(client, server):
+    """
+    Count the bytes that a server has not read, as the kernel tells.
+    """
+    ours, theirs = client.sock.getsockname()[1], server.ports[0]
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        words = line.split()
+        ends = [int(word.partition(":")[2], 16) for word in words[1:3] if ":" in word]
+        if ends == [theirs, ours]:
+            return int(words[4].partition(":")[2], 16)
+    return -1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_requests(start, mode):
+    """So many requests of one connection are at work; more wait in the kernel."""
+    most = 3 if mode in ("loop", "prefork", "batch") else 1
+    with (
+        start(mode=mode, limits={"requests": 3}, handler="Waiting") as server,
+        server.client() as client,
+    ):
+        requests = [Ping(value) for value in range(9)]
+        client.send(*requests[:most])
+        until(lambda: in_kernel(client, server) == 0)
+        rest = b"".join(client.session.encode(request) for request in requests[most:])
+        client.sock.sendall(rest)
+        until(lambda: in_kernel(client, server) == len(rest))
+        client.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # none is answered yet
+            client.sock.recv(1)
+        client.sock.settimeout(STALL)
+        answers = {}
+        while len(answers) < len(requests):
+            event = client.session.next_event()
+            if not hasattr(event, "message"):
+                client.session.receive_data(client.sock.recv(65_536))
+                continue
+            value, at_once = event.message.text.split()
+            answers[event.request.value] = int(value), int(at_once)
+        assert list(range(9)) == sorted(value for value, _ in answers.values())
+        for value, found in answers.items():
+            assert value == found[0]
+        assert most == max(at_once for _, at_once in answers.values())
+        assert {} == server.stop()
+
+
+# The size of a frame -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [100, None])
+@pytest.mark.parametrize("mode", MODES)
+def test_frame_size(start, mode, limit):
+    """A frame that is too long closes a stream; one that just fits is answered."""
+    most = limit or spoken.framing.max_size
+    with start(mode=mode, limits={"frame_size": limit}) as server:
+        with server.client() as client:
+            fits = Text(b"size".ljust(most - 3))
+            for _ in range(2):
+                # The answer may be as long as our framing allows.
+                assert Text(LARGE) == client.call(fits)
+        with server.client() as client:
+            client.send(Ping(1))
+            client.sock.sendall((most + 1).to_bytes(2, "big") + bytes(most + 1))
+            assert Pong(1) == client.receive()
+            assert b"" == client.rest()
+        assert {"frame_size": 1} == server.stop()
+
+
+@pytest.mark.parametrize("limit", [100, None])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "fork"])
+def test_frame_size_of_datagrams(start, mode, limit):
+    """A datagram that is too long is dropped; the next is answered."""
+    most = limit or spoken.framing.max_size
+    with start(mode=mode, limits={"frame_size": limit}) as server:
+        with server.datagrams() as client:
+            assert Text(LARGE) == client.call(Text(b"size".ljust(most - 3)))
+            for number in range(3):
+                client.sock.send(client.session.encode(Text(b"size".ljust(most - 3))) + b" ")
+                assert Pong(number) == client.call(Ping(number))
+        assert {"frame_size": 3} == server.stop()
+
+
+# None ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_none(start, mode):
+    """Each limit can be switched off, and all together."""
+    names = list(attrs.fields_dict(Limits))
+    for off in (*([name] for name in names), names):
+        with start(mode=mode, limits=dict.fromkeys(off)) as server:
+            with server.client() as client:
+                client.send(*map(Ping, range(5)))
+                assert [Pong(n) for n in range(5)] == [client.receive() for _ in range(5)]
+                assert Text(LARGE) == client.call(Text(b"size"))
+            if len(server.ports) > 1:
+                with server.datagrams() as client:
+                    assert Pong(1) == client.call(Ping(1))
+            assert {} == server.stop()
