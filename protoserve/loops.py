@@ -370,7 +370,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             with contextlib.suppress(RuntimeError):
                 self.side.loop.call_soon_threadsafe(self.flush)
             return
-        if self.session.outgoing and not self.session.held:
+        if self.session.outgoing:
             self._write()
 
     def _write(self) -> None:

@@ -43,6 +43,9 @@ from protoserve.types import BytesLike
 
 __all__ = ["Peer", "Role", "Session", "TLSFacts"]
 
+_MOST_HELD = 256
+"""Messages that are held back before they are sent even so."""
+
 _MOST_REQUESTS = 1 << 15
 """
 Requests whose answer is waited for; half of what a 16-bit key can tell apart.
@@ -465,7 +468,9 @@ class Session:
         Hand bytes to the transport.
         """
         self.outgoing.append(data)
-        if self.flush is not None and not self.held:
+        if self.flush is None:
+            return
+        if not self.held or len(self.outgoing) >= _MOST_HELD:
             self.flush()
 
     def data_to_send(self) -> list[bytes]:

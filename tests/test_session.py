@@ -305,6 +305,20 @@ def test_flush_and_closer():
     assert [] == events_of(speaker)
 
 
+def test_held():
+    """What is sent while it is held leaves together, but not without a bound."""
+    told = []
+    speaker = session(protocol(), Role.CLIENT)
+    speaker.flush = lambda: told.append(len(speaker.data_to_send()))
+    speaker.held = True
+    for _ in range(600):
+        speaker.send(Ping(1))
+    assert [256, 256] == told
+    speaker.held = False
+    speaker.send(Ping(1))
+    assert [256, 256, 89] == told
+
+
 def test_what_cannot_be_sent():
     """Nothing is sent, remembered or moved when a message does not fit."""
     spoken = protocol(states={"new": {Ping: "asked", Text: "new"}, "asked": {}})

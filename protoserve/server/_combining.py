@@ -31,24 +31,21 @@ def check_place(cls: type, mixin: str) -> None:
     Raises:
         TypeError: with the names of those that do not go together.
     """
-    names = [base.__name__ for base in cls.__mro__]
-    if "BaseServer" not in names:
+    # What a user has defined may have any name, that of its own base for example.
+    ours = [
+        base.__name__ if base.__module__.startswith("protoserve.server.") else ""
+        for base in cls.__mro__
+    ]
+    if "BaseServer" not in ours:
         return  # a mix-in, for a server class to come
-    both = [name for name in names if name in _PLACES]
+    both = [name for name in ours if name in _PLACES]
     if len(both) > 1:
         raise TypeError(
             f"{cls.__name__}: {both[0]} and {both[1]} exclude each other, both say "
             "where requests are handled"
         )
-    server = next(
-        base.__name__
-        for base in cls.__mro__
-        if base.__name__.endswith("Server")
-        and "MixIn" not in base.__name__
-        and base is not cls
-        and base.__module__.startswith("protoserve.server")
-    )
-    if names.index(mixin) > names.index(server):
+    server = next(name for name in ours if name.endswith("Server"))
+    if ours.index(mixin) > ours.index(server):
         raise TypeError(
             f"{cls.__name__}: {mixin} goes before the server class: "
             f"class {cls.__name__}({mixin}, {server})"

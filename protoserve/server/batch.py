@@ -171,7 +171,7 @@ class BatchMixIn(_Base):
                 raise TypeError(
                     f"{cls.__name__}: BatchMixIn and {other} exclude each other"
                 )
-        if names.index("BatchMixIn") > names.index("UDPServer"):
+        if cls.__mro__.index(BatchMixIn) > cls.__mro__.index(UDPServer):
             raise TypeError(f"{cls.__name__}: BatchMixIn goes before the server class")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -334,11 +334,22 @@ class BatchMixIn(_Base):
         while self.__taken and time.monotonic() < deadline:
             super()._handle_request_noblock()
         side, block = self.__side, self.__block
-        if side is None or block is None:
+        if block is None:
             return
-        left = 0 if self._loop_orphaned() else self.__most_queued()
+        block.stop_coalescing(self.socket)
+        left = 0
+        if (side is not None or block.gro) and not self._loop_orphaned():
+            left = self.__most_queued()
         while left > 0 and time.monotonic() < deadline:
-            left -= self.__handle_block(block, side) or left
+            if side is not None:
+                got = self.__handle_block(block, side)
+            else:  # one datagram at a time could not be told from several
+                got = self.__handle_singly(block)
+                while self.__taken and time.monotonic() < deadline:
+                    super()._handle_request_noblock()
+            left -= got or left
+        if side is None:
+            return
         side.stop()
         while side.busy and time.monotonic() < deadline:
             side.attend()

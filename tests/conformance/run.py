@@ -215,7 +215,7 @@ def run(python: str, name: str, kind: str, *resources: str) -> Report:
 
 
 def compare(
-    python: str, name: str, *, walltime: bool = False
+    python: str, name: str, kind: str = "ours", *, walltime: bool = False
 ) -> tuple[Report | RunError, Report | RunError]:
     """
     Run one name with both implementations, side by side.
@@ -232,7 +232,7 @@ def compare(
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        stock, ours = pool.map(attempt, ("stock", "ours"))
+        stock, ours = pool.map(attempt, ("stock", kind))
     return stock, ours
 
 

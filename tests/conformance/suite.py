@@ -7,7 +7,11 @@ construct, is left out by putting an empty package in its place.
 
 ::
 
-    python3.12 suite.py stock|ours SOURCE REPORT NAME [RESOURCE ...]
+    python3.12 suite.py KIND SOURCE REPORT NAME [RESOURCE ...]
+
+`KIND` is ``stock``, ``ours``, or one of the mix-ins that the standard library does
+not have: ``pool``, ``prefork``, ``batch`` or ``tls``. Then that mix-in is in every
+server whose requests it can handle, whatever the tests have put there.
 """
 
 from __future__ import annotations
@@ -39,6 +43,89 @@ def install(source: Path) -> None:
     sys.modules["socketserver"] = protoserve.server
 
 
+class Replaced:
+    """
+    Stands for a classic mix-in: in a server that has another already, for nothing.
+    """
+
+    def __init__(self, classic: type, mixin: type):
+        self.classic = classic
+        self.mixin = mixin
+
+    def __mro_entries__(self, bases):
+        classes = [base for base in bases if isinstance(base, type)]
+        has = any(issubclass(base, self.mixin) for base in classes)
+        return () if has else (self.classic,)
+
+    def __instancecheck__(self, instance):
+        return isinstance(instance, self.classic)
+
+
+def put_everywhere(mixin: type, transports: tuple[str, ...], **options) -> None:
+    """
+    Put a mix-in into the servers that the names of `socketserver` give.
+
+    Args:
+        mixin: says where requests are handled, in place of classic mix-ins.
+        transports: which servers, ``"TCP"`` for example.
+        options: class variables of them.
+    """
+    import socketserver
+
+    ways = ("", "Threading", "Forking")
+    for transport in transports:
+        base = getattr(socketserver, f"{transport}Server")
+        made = type(base.__name__, (mixin, base), options)
+        for way in ways:
+            name = f"{way}{transport}Server"
+            setattr(socketserver, name, type(name, (made,), {}) if way else made)
+    for way in ways[1:]:
+        name = f"{way}MixIn"
+        setattr(socketserver, name, Replaced(getattr(socketserver, name), mixin))
+
+
+def put_in_https() -> None:
+    """
+    Let `TLSMixIn` speak TLS in CPython's own HTTPS server, which wraps sockets itself.
+    """
+    from socketserver import TLSMixIn
+
+    from test import ssl_servers
+
+    class HTTPSServer(TLSMixIn, ssl_servers._HTTPServer):
+        __str__ = ssl_servers.HTTPSServer.__str__
+
+        def __init__(self, server_address, handler_class, context):
+            self.ssl_context = self.context = context
+            super().__init__(server_address, handler_class)
+
+    ssl_servers.HTTPSServer = HTTPSServer
+
+
+def put_in_place(kind: str) -> type:
+    """
+    Put one of our mix-ins where it belongs; give the class of servers to count.
+    """
+    import socketserver
+
+    datagrams = ("UDP", "UnixDatagram")
+    if kind == "pool":
+        put_everywhere(socketserver.PoolMixIn, ("TCP", "UnixStream", *datagrams))
+        return socketserver.PoolMixIn
+    if kind == "prefork":
+        put_everywhere(
+            socketserver.PreforkMixIn, ("TCP", "UnixStream", *datagrams), workers=2
+        )
+        return socketserver.PreforkMixIn
+    if kind == "batch":
+        put_everywhere(socketserver.BatchMixIn, datagrams)
+        return socketserver.BatchMixIn
+    if kind == "tls":
+        put_in_https()
+        return socketserver.TLSMixIn
+    return socketserver.BaseServer
+
+
 @contextlib.contextmanager
 def looking_like_a_user():
     """
@@ -59,9 +146,9 @@ def looking_like_a_user():
     os.geteuid = truth
 
 
-def count_servers() -> list[int]:
+def count_servers(kind: type) -> list[int]:
     """
-    Count the servers that are made from here on, in the first item.
+    Count the servers of a class that are made from here on, in the first item.
     """
     import socketserver
 
@@ -69,7 +156,7 @@ def count_servers() -> list[int]:
     original = socketserver.BaseServer.__init__
 
     def init(self, *args, **kwargs):
-        count[0] += 1
+        count[0] += isinstance(self, kind)
         original(self, *args, **kwargs)
 
     socketserver.BaseServer.__init__ = init
@@ -131,12 +218,12 @@ def main() -> None:
     """
     kind, source, report, name, *resources = sys.argv[1:]
     faulthandler.dump_traceback_later(DUMP_AFTER, exit=True)
-    if kind == "ours":
+    if kind != "stock":
         install(Path(source))
     from test import support
 
     support.use_resources = resources
-    servers = count_servers()
+    servers = count_servers(put_in_place(kind))
     loader = unittest.TestLoader()
     verdicts = Verdicts()
     try:

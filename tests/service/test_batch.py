@@ -170,7 +170,7 @@ def test_datagrams_of_several_frames(run):
 def test_malformed_between_others(run, logged):
     """A malformed datagram costs itself only, wherever in the batch it stands."""
     service = Service(spoken, Station())
-    server = served(service)
+    server = served(service, max_packet_size=65_535)
     with client_of(server) as client:
         for number in range(40):
             if number % 3 == 0:
