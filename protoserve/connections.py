@@ -185,6 +185,9 @@ class Connection:
         self._steps: Outcome = True
         self._unsent = b""
         self._stuck_since: float | None = None
+        """When what is unsent began to wait, or the peer had taken a good part of it."""
+        self._taken = 0
+        """Bytes that the peer has taken since."""
         self._parting_until: float | None = None
         self._emptied = False
         """Whether the last read took all that there was."""
@@ -434,10 +437,12 @@ class Connection:
                 view = view[self.sock.send(view) :]
         except BlockingIOError as error:
             self.awaits = getattr(error, "event", select.POLLOUT)
-        if len(view) <= self._most_unsent() // 2:
+        self._taken += len(self._unsent) - len(view)
+        if not view:
             self._stuck_since = None
-        if view and self._stuck_since is None:
+        elif self._stuck_since is None or self._taken >= self._most_unsent() // 2:
             self._stuck_since = time.monotonic()
+            self._taken = 0
         self._unsent = bytes(view)
 
     def _send_rest(self) -> bool:

@@ -38,7 +38,7 @@ from protoserve.messages import Message, response_types
 from protoserve.protocol import Direction, Protocol
 from protoserve.rarelog import RareLog
 from protoserve.routing import Call, Route, Routes
-from protoserve.session import Session
+from protoserve.session import MOST_HELD, Session
 
 if TYPE_CHECKING:
     from protoserve.codec.generate_turn import Turn
@@ -189,13 +189,16 @@ class Dispatcher:
         outcome: Outcome
         while True:
             if pump is not None:
+                before = session.received
                 was_held, session.held = session.held, True
                 outcome = session.answer_with(pump, cuts=cuts)
                 session.held = was_held
-                if session.outgoing and not was_held and session.flush is not None:
+                if session.outgoing:
                     outcome = self._flush(session, outcome)
                 if outcome is not True or session.spent:
                     return outcome
+                if session.received != before:
+                    continue
             event = session.next_event()
             if event is NEED_DATA:
                 return True
@@ -212,7 +215,7 @@ class Dispatcher:
             was_held, session.held = session.held, True
             outcome: Outcome = session.pass_through(data, made[0])
             session.held = was_held
-            if session.outgoing and not was_held and session.flush is not None:
+            if session.outgoing:
                 outcome = self._flush(session, outcome)
             if outcome is not True or session.spent:
                 return outcome
@@ -286,10 +289,14 @@ class Dispatcher:
 
     def _flush(self, session: Session, outcome: Outcome) -> Outcome:
         """
-        Send what a run has gathered, before anything else is done.
+        Send what was gathered, unless somebody else gathers more.
         """
+        if session.flush is None or (
+            session.held and len(session.outgoing) < MOST_HELD
+        ):
+            return outcome
         try:
-            session.flush()  # type: ignore[misc] # there is one
+            session.flush()
         except (ConnectionError, TimeoutError):
             return False  # the peer has gone; whoever wrote has taken note of it
         if outcome is True and session.flow is not None:

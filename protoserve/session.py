@@ -41,9 +41,9 @@ from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
 from protoserve.types import BytesLike
 
-__all__ = ["Peer", "Role", "Session", "TLSFacts"]
+__all__ = ["MOST_HELD", "Peer", "Role", "Session", "TLSFacts"]
 
-_MOST_HELD = 256
+MOST_HELD = 64
 """Messages that are held back before they are sent even so."""
 
 _MOST_REQUESTS = 1 << 15
@@ -470,7 +470,7 @@ class Session:
         self.outgoing.append(data)
         if self.flush is None:
             return
-        if not self.held or len(self.outgoing) >= _MOST_HELD:
+        if not self.held or len(self.outgoing) >= MOST_HELD:
             self.flush()
 
     def data_to_send(self) -> list[bytes]:

@@ -311,12 +311,12 @@ def test_held():
     speaker = session(protocol(), Role.CLIENT)
     speaker.flush = lambda: told.append(len(speaker.data_to_send()))
     speaker.held = True
-    for _ in range(600):
+    for _ in range(150):
         speaker.send(Ping(1))
-    assert [256, 256] == told
+    assert [64, 64] == told
     speaker.held = False
     speaker.send(Ping(1))
-    assert [256, 256, 89] == told
+    assert [64, 64, 23] == told
 
 
 def test_what_cannot_be_sent():

@@ -38,6 +38,9 @@ from protoserve.codec.record import Record
 
 __all__ = ["Pump", "Turn", "make_pump"]
 
+_AT_A_TIME = 64
+"""Frames that are answered before the answers are sent: they may be long."""
+
 Pump = Callable[[bytes, int, int, Any, Callable[[bytes], object]], tuple[int, Any]]
 """
 Answers the frames in a buffer; takes buffer, start, end, session, and what takes each
@@ -150,7 +153,8 @@ def _make_pump(
     turn = "turn(buf, {}, stop, h, session, send, {}, stop_at)"
     lines = [
         "def pump(buf, pos, end, session, send):",
-        f"    while end - pos >= {least}:",
+        f"    for _ in range({1 if cut is None else _AT_A_TIME}):",
+        f"        if end - pos < {least}: break",
         "        try:",
         *writer.out.lines,
         f"            turn = TURNS[{tag_source(tag)}]",

@@ -128,13 +128,6 @@ class Crowd:
                 if events & selectors.EVENT_READ and not key.data.deaf:
                     self._read(key.data)
 
-    def listen(self, actor):
-        """
-        Let a deaf one read what there is.
-        """
-        actor.deaf = False
-        self._write(actor)
-
     def leave(self, actor):
         """
         Let one close its end.

@@ -47,7 +47,7 @@ class Station:
 
     @route
     def text(self, message: Text, session: Session):
-        what = message.text.decode() or "stream"
+        what = message.text.decode().strip()
         return getattr(self, what)(session)
 
     def stream(self, session):
