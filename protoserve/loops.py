@@ -14,6 +14,7 @@ costs a few hundred bytes and no timer.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import socket
 import sys
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from protoserve.deadlines import Deadlines
 from protoserve.dispatch import Outcome, complete_async
-from protoserve.session import Peer
+from protoserve.errors import PeerTimeoutError
+from protoserve.session import MOST_HELD, Peer
 
 if TYPE_CHECKING:
     from protoserve.service import Service
@@ -365,13 +367,37 @@ class LoopConnection(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """
         Send what the session has to send, from whichever thread.
+
+        Another thread than the loop's waits if much is waiting already.
+
+        Raises:
+            PeerTimeoutError: the peer did not take it within the write limit.
         """
-        if threading.get_ident() != self.side.thread:
-            with contextlib.suppress(RuntimeError):
-                self.side.loop.call_soon_threadsafe(self.flush)
+        if threading.get_ident() == self.side.thread:
+            if self.session.outgoing:
+                self._write()
             return
-        if self.session.outgoing:
-            self._write()
+        loop = self.side.loop
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            if self._resumed is None and len(self.session.outgoing) < MOST_HELD:
+                loop.call_soon_threadsafe(self.flush)
+            else:
+                self._await_room(asyncio.run_coroutine_threadsafe(self._room(), loop))
+
+    async def _room(self) -> None:
+        self.flush()
+        if self._resumed is not None:
+            await self._resumed.wait()
+
+    def _await_room(self, room: concurrent.futures.Future[None]) -> None:
+        limit = self.side.service.limits.write
+        try:
+            room.result(limit)
+        except (TimeoutError, concurrent.futures.CancelledError):
+            room.cancel()
+            raise PeerTimeoutError(
+                f"it did not take what was sent within {limit} s"
+            ) from None
 
     def _write(self) -> None:
         out = self.session.outgoing
