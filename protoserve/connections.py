@@ -183,7 +183,7 @@ class Connection:
         """Whether to end as soon as nothing is in flight."""
         self._stage: Callable[[], bool | None] = self._begin
         self._steps: Outcome = True
-        self._unsent = b""
+        self._unsent: bytes | memoryview = b""
         self._stuck_since: float | None = None
         """When what is unsent began to wait, or the peer had taken a good part of it."""
         self._taken = 0
@@ -416,34 +416,35 @@ class Connection:
             waiting = self.session.data_to_send()
             self._unsent = b"".join((self._unsent, *waiting))
             try:
-                self._send()
+                event = self._send()
                 while len(self._unsent) > room:
-                    self._check_progress()
-                    _wait(self.sock, self.awaits, self.deadline)
-                    self._send()
+                    _wait(self.sock, event, self._write_deadline())
+                    event = self._send()
             except (OSError, ValueError) as error:  # ValueError: closed meanwhile
                 self._lost = lost = _disconnect(error)
                 self._unsent = b""
                 self.session.close()
                 raise lost from error
 
-    def _send(self) -> None:
+    def _send(self) -> int:
         """
-        Send what the peer takes at once.
+        Send what the peer takes at once; say what has to be waited for to send more.
         """
         view = memoryview(self._unsent)
+        event = select.POLLOUT
         try:
             while view:
                 view = view[self.sock.send(view) :]
         except BlockingIOError as error:
-            self.awaits = getattr(error, "event", select.POLLOUT)
+            event = getattr(error, "event", event)
         self._taken += len(self._unsent) - len(view)
         if not view:
             self._stuck_since = None
         elif self._stuck_since is None or self._taken >= self._most_unsent() // 2:
             self._stuck_since = time.monotonic()
             self._taken = 0
-        self._unsent = bytes(view)
+        self._unsent = view or b""
+        return event
 
     def _send_rest(self) -> bool:
         """
@@ -451,22 +452,25 @@ class Connection:
         """
         with self._lock:
             try:
-                self._send()
-                self._check_progress()
+                self.awaits = self._send()
+                self.deadline = self._write_deadline()
             except OSError as error:
                 self._lost = lost = _disconnect(error)
                 self._unsent = b""
                 raise lost from error
             return not self._unsent
 
-    def _check_progress(self) -> None:
+    def _write_deadline(self) -> float | None:
+        """
+        Give when the peer must have taken more of what is unsent.
+        """
         limit = self.service.limits.write
         if limit is None or self._stuck_since is None:
-            self.deadline = None
-            return
-        self.deadline = self._stuck_since + limit
-        if time.monotonic() >= self.deadline:
+            return None
+        deadline = self._stuck_since + limit
+        if time.monotonic() >= deadline:
             raise PeerTimeoutError(f"it did not take what was sent within {limit} s")
+        return deadline
 
     def _most_unsent(self) -> int:
         return self.service.limits.write_buffer or sys.maxsize

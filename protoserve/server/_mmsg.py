@@ -21,7 +21,6 @@ and `sendto` fill and empty the same memory one by one.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import ctypes
 import errno
 import itertools
@@ -314,14 +313,6 @@ class Block:
                 return int(_INT.unpack_from(self._control, place + _CONTROL.size)[0])
             place += -(-length // 8) * 8
         return 0
-
-    def stop_coalescing(self, sock: socket.socket) -> None:
-        """
-        Let what arrives from now on stay apart; what waits already may be together.
-        """
-        if self.gro:
-            with contextlib.suppress(OSError):  # it is closed
-                sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 0)
 
     def take_cut(self) -> list[Reply]:
         """

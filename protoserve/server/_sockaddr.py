@@ -98,7 +98,8 @@ class AddressBook:
             host, port = address
             return _INET.pack(family, _PORT.pack(port), socket.inet_aton(host))
         if family == socket.AF_INET6:
-            host, port, flow, scope = (*address, 0, 0)[:4]
+            flow, scope = (*address[2:], 0, 0)[:2]
+            host, port = address[:2]
             bare = socket.inet_pton(family, host.partition("%")[0])
             return _INET6.pack(family, _PORT.pack(port), _FLOW.pack(flow), bare, scope)
         return _FAMILY.pack(family) + os.fsencode(address)

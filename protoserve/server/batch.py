@@ -101,6 +101,7 @@ class BatchSide(Protocol):
         """
         Whether anything is left that was begun.
         """
+        ...
 
 
 class BatchMixIn(_Base):
@@ -151,6 +152,7 @@ class BatchMixIn(_Base):
     __block: Block | None = None
     __sender: Sender | None = None
     __taken: deque[tuple[Any, Any]] | None = None
+    __row: Block | None = None
     __side: BatchSide | None = None
     __taking: bool = False
     __drops: int = 0
@@ -279,28 +281,40 @@ class BatchMixIn(_Base):
         Outside of `serve_forever` one is received at a time, so that nobody who waits
         for the descriptor overlooks one that is here already.
         """
-        taken = self.__taken
-        if taken is None or self.__block is None or not (taken or self.__taking):
-            return super().get_request()
-        if not taken:
-            self.__take_block(self.__block, taken)
-        return taken.popleft()
+        if self.__taken is None:
+            self.__taken = deque()
+        if not self.__taken:
+            block = self.__block if self.__taking else self.__coalesced_row()
+            if block is None:
+                return super().get_request()
+            self.__take_block(block, self.__taken)
+        return self.__taken.popleft()
+
+    def __coalesced_row(self) -> Block | None:
+        """
+        Give what one receive may bring outside of the loop, if not one datagram.
+        """
+        if self.gro and self.__row is None:
+            self.__row = self.__make_block(1)
+        return self.__row
+
+    def __make_block(self, rows: int) -> Block:
+        return Block(
+            self.socket,
+            rows,
+            self.max_packet_size,
+            gro=self.gro,
+            timestamps=self.timestamps,
+            portable=self._loop_portable,
+        )
 
     # The loop --------------------------------------------------------------
 
     def _loop_run(self, poll_interval: float | None) -> None:
         self.__check()
         self.__ask_for_room()  # the socket may be another one by now
-        if self.__taken is None:
-            self.__taken = deque()
-        self.__block = Block(
-            self.socket,
-            min(self.batch_size, _COALESCED_ROWS) if self.gro else self.batch_size,
-            self.max_packet_size,
-            gro=self.gro,
-            timestamps=self.timestamps,
-            portable=self._loop_portable,
-        )
+        rows = min(self.batch_size, _COALESCED_ROWS) if self.gro else self.batch_size
+        self.__block = self.__make_block(rows)
         make = getattr(self.RequestHandlerClass, "batch_side", None)
         side = None if make is None or self.__is_stepwise() else make(self)
         self.__side = side
@@ -334,22 +348,11 @@ class BatchMixIn(_Base):
         while self.__taken and time.monotonic() < deadline:
             super()._handle_request_noblock()
         side, block = self.__side, self.__block
-        if block is None:
+        if side is None or block is None:
             return
-        block.stop_coalescing(self.socket)
-        left = 0
-        if (side is not None or block.gro) and not self._loop_orphaned():
-            left = self.__most_queued()
+        left = 0 if self._loop_orphaned() else self.__most_queued()
         while left > 0 and time.monotonic() < deadline:
-            if side is not None:
-                got = self.__handle_block(block, side)
-            else:  # one datagram at a time could not be told from several
-                got = self.__handle_singly(block)
-                while self.__taken and time.monotonic() < deadline:
-                    super()._handle_request_noblock()
-            left -= got or left
-        if side is None:
-            return
+            left -= self.__handle_block(block, side) or left
         side.stop()
         while side.busy and time.monotonic() < deadline:
             side.attend()
@@ -371,6 +374,8 @@ class BatchMixIn(_Base):
         block, side = self.__block, self.__side
         if block is None or self.__overrides("handle_request", BaseServer):
             super()._handle_request_noblock()
+            while self.gro and self.__taken:  # it came together, nobody waits for it
+                super()._handle_request_noblock()
             return
         for _ in range(_BURST):
             if side is None:

