@@ -206,24 +206,28 @@ class Limited:
 
     def memory(self):
         """
-        Give the resident memory of all processes together that is theirs alone, in bytes.
+        Give the memory of its largest process that is no file's, in bytes.
         """
-        total = 0
+        sizes = [0]
         for pid in self.family():
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
                 own = [line for line in lines if line.startswith("RssAnon:")]
-                total += sum(1024 * int(line.split()[1]) for line in own)
-        return total
+                sizes += [1024 * int(line.split()[1]) for line in own]
+        return max(sizes)
 
     def descriptors(self):
         """
         Count the descriptors that all its processes have open.
+
+        Those of ``/dev/null`` do not count: libuv opens one at the first connection.
         """
         count = 0
         for pid in self.family():
             with contextlib.suppress(OSError):
-                count += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+                for entry in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):  # closed just now
+                        count += str(entry.readlink()) != os.devnull
         return count
 
 

@@ -41,7 +41,7 @@ STALL = 5.0
 """Seconds that nobody waits for an answer, however busy the machine is."""
 LATE = 10.0
 """Seconds that a limit may act late, on such a machine."""
-STEP = 0.1
+STEP = 0.08
 """Seconds between two bytes of those who dribble."""
 
 
@@ -76,7 +76,7 @@ def test_frame():
 
 # Those who dribble -----------------------------------------------------------
 
-DEADLINES = {"first_frame": 0.9, "frame": 1.0, "idle": 1.3}
+DEADLINES = {"first_frame": 0.6, "frame": 0.7, "idle": 0.9}
 ENDLESS = bytes.fromhex("1000 01") + bytes(200)
 """The beginning of a frame of 4,096 bytes."""
 
@@ -266,7 +266,7 @@ DEAF = {
     "task": asked(b"push"),
 }
 WRITE = 1.0
-MUCH = 40 << 20
+MUCH = 20 << 20
 """Bytes; what is pushed within the time would be far more."""
 
 
