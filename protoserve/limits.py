@@ -89,7 +89,9 @@ class Limits:
     write_buffer: int | None = _limit(64 * 1024, int)
     """
     Bytes that wait to be sent to one peer before no more is read from it and made for
-    it; asyncio's high-water mark is the same.
+    it; asyncio's high-water mark is the same. What is pushed on an event loop cannot
+    wait: beyond 16 times as many a peer that does not keep up is closed, as Redis
+    closes subscribers that lag behind.
     """
 
     write: float | None = _limit(10.0, float)

@@ -36,6 +36,10 @@ _BUFFER = 256 * 1024
 """Bytes of the one buffer that all connections read into."""
 _GOODBYE = 0.5
 """Seconds that a peer has to close its side after we have closed ours."""
+_LARGEST_MARK = (1 << 31) - 1
+"""What uvloop can hold of a high-water mark, in bytes."""
+_MOST_PUSHED = 16
+"""How often the high-water mark may wait for a peer, if nothing but pushes comes."""
 _SWEEP = 1.0
 """Seconds between two looks at the deadlines, at most."""
 
@@ -174,6 +178,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         "_resumed",
         "_stuck_since",
         "_tasks",
+        "_waiting",
         "address",
         "deadlines",
         "session",
@@ -199,6 +204,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._ended = self._ending = False
         self._tasks = 0
         self._stuck_since: float | None = None
+        self._waiting = 0
+        """Bytes that waited to be sent when the last look was taken."""
         self._resumed: asyncio.Event | None = None
 
     # What asyncio calls ----------------------------------------------------
@@ -208,8 +215,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         Begin the conversation, if the limits allow it.
         """
         self.transport = transport
-        most = self.side.service.limits.write_buffer
-        transport.set_write_buffer_limits(high=most or sys.maxsize)
+        most = self.side.service.limits.write_buffer or _LARGEST_MARK
+        transport.set_write_buffer_limits(high=min(most, _LARGEST_MARK))
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self.session.peer = Peer.over_tls(tls, self.address)
@@ -419,6 +426,10 @@ class LoopConnection(asyncio.BufferedProtocol):
                 reason = f"it did not take what was sent within {limits.write} s"
                 service.count("write", self.session.peer, reason)
                 self.abort()
+            elif self._is_flooded(limits.write_buffer):
+                reason = f"{self._waiting} bytes wait to be sent to it"
+                service.count("write_buffer", self.session.peer, reason)
+                self.abort()
             return
         if self._tasks or self._ending:
             return
@@ -426,6 +437,17 @@ class LoopConnection(asyncio.BufferedProtocol):
         if limit is not None and now >= start + limit:
             service.count(name, self.session.peer, f"exceeded {limit} s")
             self._end()
+
+    def _is_flooded(self, mark: int | None) -> bool:
+        """
+        Say whether ever more is pushed to a peer that does not take it.
+
+        What pushes on this loop cannot be made to wait, other than routes and threads.
+        """
+        before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
+        if mark is None or self._tasks:
+            return False
+        return bool(before < self._waiting > _MOST_PUSHED * mark)
 
     def end_when_idle(self) -> None:
         """

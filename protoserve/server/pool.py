@@ -53,6 +53,11 @@ _LINGER = 2
 Milliseconds that an idle thread stays with its connection before it parks it: to park
 costs more than most peers take to go on.
 """
+_LEAVE_AFTER = 1.0
+"""
+Seconds without any request after which a thread ends. A program that closes only the
+socket, as many do, would wait for it for ever.
+"""
 _LOOK_AGAIN = 0.05
 """Seconds of one wait while the server drains."""
 
@@ -284,6 +289,10 @@ class PoolMixIn(_Base):
         return []
 
     @functools.cached_property
+    def __lock(self) -> Any:
+        return threading.Lock()  # for the list of threads
+
+    @functools.cached_property
     def __open(self) -> set[_Entry]:
         return set()
 
@@ -309,11 +318,14 @@ class PoolMixIn(_Base):
             self.shutdown_request(request)
             return
         entry = _Entry(request, client_address)
-        self.__open.add(entry)
-        if len(self.__threads) < self.threads:
-            thread = threading.Thread(target=self.__work, daemon=self.daemon_threads)
-            self.__threads.append(thread)
-            thread.start()
+        self.__open.add(entry)  # from here on no thread leaves
+        with self.__lock:
+            if len(self.__threads) < self.threads:
+                thread = threading.Thread(
+                    target=self.__work, daemon=self.daemon_threads
+                )
+                self.__threads.append(thread)
+                thread.start()
         self.__queue.put(entry)
 
     def __is_full(self) -> bool:
@@ -380,10 +392,11 @@ class PoolMixIn(_Base):
         Close the server; wait for its threads if `block_on_close` says so.
         """
         super().server_close()
-        threads = list(self.__threads)
+        with self.__lock:
+            threads = list(self.__threads)
+            self.__threads.clear()
         for _ in threads:
             self.__queue.put(None)
-        self.__threads.clear()
         if self.block_on_close and not self.daemon_threads:
             for thread in threads:
                 if thread is not threading.current_thread():
@@ -392,7 +405,7 @@ class PoolMixIn(_Base):
     # The threads' side -----------------------------------------------------
 
     def __work(self) -> None:
-        while (entry := self.__queue.get()) is not None:
+        while (entry := self.__next()) is not None:
             if self.__crowded:
                 self.__crowded = False
                 self._loop_wake()
@@ -407,6 +420,20 @@ class PoolMixIn(_Base):
                 if not goes_on:
                     self.__open.discard(entry)
                     self.shutdown_request(entry.request)
+
+    def __next(self) -> _Entry | None:
+        """
+        Wait for something to do; None when the thread is to end.
+        """
+        while True:
+            try:
+                return self.__queue.get(timeout=_LEAVE_AFTER)
+            except queue.Empty:
+                with self.__lock:
+                    me = threading.current_thread()
+                    if not self.__open and me in self.__threads:
+                        self.__threads.remove(me)
+                        return None
 
     def __go_on(self, entry: _Entry) -> bool:
         """

@@ -204,6 +204,9 @@ def take_socket(server: Any, sockets: list[socket.socket], number: int) -> None:
     Give a server its worker's socket, in the worker, and close the others there.
     """
     server.socket = own = sockets[number]
+    if sockets.count(own) > 1:
+        # All wake up for what only one gets; the others must not wait for the next.
+        own.setblocking(False)
     server.unlink_on_close = False  # the path is the parent's to remove
     for other in sockets:
         if other is not own:

@@ -9,7 +9,10 @@ pass here. A test that does not pass there proves nothing and is left alone.
 ::
 
     python tests/conformance/run.py [--python 3.12 ...] [--module NAME ...]
-                                    [--walltime]
+                                    [--kind pool ...] [--walltime]
+
+What uses a classic mix-in, or none, is run once more with each of ours in its place,
+see `VARIANTS`, by one interpreter.
 
 Only loopback is used: the resource that opens CPython's tests to the internet
 is on for those modules alone that ask for it to use loopback.
@@ -54,6 +57,36 @@ NAMES = (
 )
 """Modules, classes and tests whose servers are made of `socketserver`'s."""
 
+HTTPS = (
+    "test.test_urllib2_localnet",
+    "test.test_httplib.HTTPSTest",
+    "test.test_ssl.ThreadedTests.test_socketserver",
+)
+
+VARIANTS = {
+    "pool": (
+        "test.test_socketserver",
+        "test.test_httpservers",
+        "test.test_xmlrpc",
+        "test.test_docxmlrpc",
+        "test.test_logging",
+        "test.test_pydoc.PydocServerTest",
+        *HTTPS,
+    ),
+    # The others look into what a handler leaves behind in memory, or fork while the
+    # thread of a client is within OpenSSL, which no child survives.
+    "prefork": ("test.test_socketserver",),
+    "batch": ("test.test_socketserver", "test.test_logging"),
+    "tls": HTTPS,
+}
+"""
+What is run with a mix-in of ours in the place of the classic ones. Not with
+`EventLoopMixIn`: it refuses handlers that wait for their socket, as all of these do.
+"""
+
+VARIANT_PYTHON = "3.11"
+"""The one that runs the variants."""
+
 MOVED = {
     "test.test_pydoc.PydocServerTest": "test.test_pydoc.test_pydoc.PydocServerTest",
 }
@@ -85,6 +118,7 @@ class Report:
 
     served_by: str
     servers: int
+    left_out: dict[str, str]
     verdicts: dict[str, str]
     details: dict[str, str]
 
@@ -192,7 +226,7 @@ def run(python: str, name: str, kind: str, *resources: str) -> Report:
     Args:
         python: the interpreter's path.
         name: what `unittest` loads the tests by.
-        kind: ``"stock"`` or ``"ours"``.
+        kind: ``"stock"``, ``"ours"`` or one of `VARIANTS`.
         resources: what the tests may use, in regrtest's words.
 
     Raises:
@@ -220,6 +254,12 @@ def compare(
     """
     Run one name with both implementations, side by side.
 
+    Args:
+        python: the interpreter's path.
+        name: what `unittest` loads the tests by.
+        kind: ``"ours"`` or one of `VARIANTS`.
+        walltime: also the tests that mostly wait.
+
     Returns:
         The standard library's report and ours.
     """
@@ -239,23 +279,40 @@ def compare(
 def regressions(stock: Report, ours: Report) -> dict[str, str]:
     """
     Return the tests that pass with the standard library only, and why.
+
+    What was left out for a reason, see `suite.py`, is not among them.
     """
     return {
         test: f"{ours.verdicts.get(test, 'gone')}: {ours.details.get(test, '')}"
-        for test in sorted(stock.passed - ours.passed)
+        for test in sorted(stock.passed - ours.passed - set(ours.left_out))
     }
 
 
-def _tell(version: str, name: str, stock: Report, ours: Report) -> bool:
+def _tell(title: str, stock: Report, ours: Report) -> bool:
     lost = regressions(stock, ours)
     counts = dict(Counter(ours.verdicts.values()))
     print(
-        f"{version} {name}: {len(stock.passed)} pass with the library, "
-        f"{len(lost)} of them not here; here {counts}, {ours.servers} servers"
+        f"{title}: {len(stock.passed)} pass with the library, "
+        f"{len(lost)} of them not here; here {counts}, {ours.servers} servers, "
+        f"{len(ours.left_out)} left out"
     )
     for test, why in lost.items():
         print(f"  {test}\n    {why}")
     return not lost
+
+
+def _chosen(version: str, options: argparse.Namespace) -> list[tuple[str, str]]:
+    """
+    List what an interpreter is to run: pairs of a kind and a name.
+    """
+    known = {"ours": NAMES} | (VARIANTS if version == VARIANT_PYTHON else {})
+    return [
+        (kind, name)
+        for kind, names in known.items()
+        if kind in (options.kind or known)
+        for name in names
+        if name in (options.module or names)
+    ]
 
 
 def main() -> int:
@@ -265,6 +322,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run CPython's tests on our servers.")
     parser.add_argument("--python", action="append", help="3.11, for example")
     parser.add_argument("--module", action="append", help="test.test_xmlrpc, e.g.")
+    parser.add_argument(
+        "--kind", action="append", choices=["ours", *VARIANTS], help="pool, e.g."
+    )
     parser.add_argument(
         "--walltime", action="store_true", help="also the tests that mostly wait"
     )
@@ -276,15 +336,18 @@ def main() -> int:
             continue
         interpreter = find(version)
         assert interpreter is not None
-        for name in options.module or NAMES:
-            stock, ours = compare(interpreter.path, name, walltime=options.walltime)
+        for kind, name in _chosen(version, options):
+            title = f"{version} {name}, {kind}"
+            stock, ours = compare(
+                interpreter.path, name, kind, walltime=options.walltime
+            )
             if isinstance(stock, RunError):
-                print(f"{version} {name}: nothing to compare with: {stock}")
+                print(f"{title}: nothing to compare with: {stock}")
             elif isinstance(ours, RunError):
-                print(f"{version} {name}: {ours}")
+                print(f"{title}: {ours}")
                 well = False
             else:
-                well = _tell(version, name, stock, ours) and well
+                well = _tell(title, stock, ours) and well
     return 0 if well else 1
 
 

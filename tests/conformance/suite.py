@@ -25,7 +25,24 @@ import types
 import unittest
 from pathlib import Path
 
-LEFT_OUT = {"MiscTestCase.test_all"}  # compares with names of the one module
+LEFT_OUT = {
+    "MiscTestCase.test_all": "it compares with names of the one module",
+}
+_CLASSIC = "it looks at the list of threads that is ThreadingMixIn's own"
+LEFT_OUT_OF = {
+    "pool": {
+        "test_sync_not_handled": "a thread handles it; it ends that handler only",
+        "test_threading_not_handled": "a thread that others wait for does not end so",
+        "MiscTestCase.test_threads_reaped": _CLASSIC,
+        "SocketWriterTest.test_basics": "it does not wait for the thread that handles",
+    },
+    "prefork": {
+        "test_forking_not_handled": "handle_request, by contract, does not fork",
+        "test_threading_not_handled": "handle_request, by contract, does not fork",
+        "MiscTestCase.test_threads_reaped": _CLASSIC,
+    },
+}
+"""Tests of what a mix-in does otherwise by contract, by the ends of their names."""
 DUMP_AFTER = 240.0
 """Seconds until every thread's stack is printed and the run is given up."""
 
@@ -199,15 +216,26 @@ class Verdicts(unittest.TestResult):
         self.details[test.id()] = detail
 
 
-def wanted(suite: unittest.TestSuite) -> unittest.TestSuite:
+def wanted(
+    suite: unittest.TestSuite, reasons: dict[str, str], left_out: dict[str, str]
+) -> unittest.TestSuite:
     """
     Return the tests of a suite, nested as they are, without those left out.
+
+    Args:
+        suite: all of them.
+        reasons: why tests are left out, by the ends of their names.
+        left_out: takes the names of those that were, and why.
     """
     kept = unittest.TestSuite()
     for test in suite:
         if isinstance(test, unittest.TestSuite):
-            kept.addTest(wanted(test))
-        elif not test.id().endswith(tuple(LEFT_OUT)):
+            kept.addTest(wanted(test, reasons, left_out))
+            continue
+        why = [text for end, text in reasons.items() if test.id().endswith(end)]
+        if why:
+            left_out[test.id()] = why[0]
+        else:
             kept.addTest(test)
     return kept
 
@@ -225,14 +253,15 @@ def main() -> None:
     support.use_resources = resources
     servers = count_servers(put_in_place(kind))
     loader = unittest.TestLoader()
-    verdicts = Verdicts()
+    verdicts, left_out = Verdicts(), {}
     try:
         with looking_like_a_user():
             suite = loader.loadTestsFromName(name)
     except unittest.SkipTest as reason:
         verdicts.details[name] = str(reason)
     else:
-        wanted(suite).run(verdicts)
+        reasons = LEFT_OUT | LEFT_OUT_OF.get(kind, {})
+        wanted(suite, reasons, left_out).run(verdicts)
     import http.server
 
     Path(report).write_text(
@@ -240,6 +269,7 @@ def main() -> None:
             {
                 "served_by": http.server.HTTPServer.__mro__[1].__module__,
                 "servers": servers[0],
+                "left_out": left_out,
                 "verdicts": verdicts.verdicts,
                 "details": verdicts.details,
             }

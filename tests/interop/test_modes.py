@@ -7,9 +7,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from protoserve.serve import MODES
+from examples.dns_server import app as names
+from protoserve.serve import MODES, make_server
+from protoserve.server import BatchMixIn
+from protoserve.urls import Address
+from tests.certificates import Authority
 
 pytestmark = pytest.mark.interop
+
+assert {"pool", "prefork", "batch"} <= set(MODES)
 
 STATION = "examples.modbus_station:app"
 NAMES = "examples.dns_server:app"
@@ -52,3 +58,28 @@ def test_modbus(require_module, served, mode):
             assert 2 == client.read_holding_registers(999, count=2).exception_code
         finally:
             client.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dns_over_tls(require_program, served, mode, tmp_path):
+    """dig gets the address over TLS."""
+    dig = require_program("dig")
+    cert, key = map(str, Authority(tmp_path).issue("localhost"))
+    options = ("--mode", mode, "--tls-cert", cert, "--tls-key", key)
+    with served(NAMES, "tls://127.0.0.1:0", extra_args=options) as (url,):
+        port = str(urlsplit(url).port)
+        command = [dig, "@127.0.0.1", "-p", port, "+tls", "+time=5", "+tries=1"]
+        done = subprocess.run(
+            [*command, "+short", "example.test", "A"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert "192.0.2.1" == done.stdout.strip()
+
+
+def test_batch_mode_receives_batches():
+    """The datagrams of mode batch come to the mix-in that receives many at a time."""
+    with make_server(names, Address("udp", "127.0.0.1", 0), "batch") as server:
+        assert isinstance(server, BatchMixIn)

@@ -252,3 +252,12 @@ def test_before_the_server(mixin, server):
     expected = rf"Wrong: {mixin} goes before .* class Wrong\({mixin}, {server}\)"
     with pytest.raises(TypeError, match=expected):
         type("Wrong", classes, {})
+
+
+@pytest.mark.parametrize("name", ["PoolMixIn", "BatchMixIn"])
+def test_names_of_users(name):
+    """A class of the user's may have the name of the one it is made of."""
+    mixin = getattr(servers, name)
+    own = type(name, (mixin,), {})
+    server = type("UDPServer", (own, servers.UDPServer), {})
+    assert (own, mixin) == server.__mro__[1:3]

@@ -28,7 +28,7 @@ import protoserve.service
 from protoserve import Limits, ProtoserveError, Service, Session, route
 from protoserve.serve import Runner
 from protoserve.urls import Address
-from tests.service.kit import PATIENCE, Client, Ping, Pong, Text, connect, spoken
+from tests.service.kit import PATIENCE, Client, Ping, Pong, Text, connect, spoken, until
 
 ROOT = Path(__file__).parents[2]
 LARGE = bytes(15_000)
@@ -93,7 +93,8 @@ class Station:
 
 class Waiting(Station):
     """
-    Answers by coroutines, and knows how many are at work in this process.
+    Answers by coroutines, and knows how many are at work in this process. Those from
+    200 on take half a second.
     """
 
     def __init__(self):
@@ -103,7 +104,7 @@ class Waiting(Station):
     async def ping(self, message: Ping) -> Text:
         self.at_work += 1
         most = self.at_work
-        for _ in range(10):
+        for _ in range(50 if message.value >= 200 else 3):
             await asyncio.sleep(0.01)
             most = max(most, self.at_work)
         self.at_work -= 1
@@ -169,6 +170,7 @@ class Limited:
     lines: object
     pid: int
     ports: list[int]
+    processes: int = 0
     refused: dict[str, int] | None = None
 
     @property
@@ -231,6 +233,29 @@ class Limited:
         return count
 
 
+    def sockets(self):
+        """
+        Give the connections that it has open, as the kernel tells: for each the
+        peer's port, and the bytes that were not read yet.
+        """
+        found = {}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, ours, theirs, state, queues, *_ = words = line.split()
+            if int(ours.partition(":")[2], 16) != self.ports[0] or state == "0A":
+                continue
+            if words[9] != "0":  # somebody has a descriptor of it
+                port = int(theirs.partition(":")[2], 16)
+                found[port] = int(queues.partition(":")[2], 16)
+        return found
+
+    def rest(self):
+        """
+        Wait until it handles nothing; give how many descriptors it has then.
+        """
+        until(lambda: not self.sockets() and len(self.family()) <= self.processes)
+        return self.descriptors()
+
+
 @contextlib.contextmanager
 def nursery():
     """
@@ -268,6 +293,7 @@ def _start(orders, order):
         line = lines.readline()
         assert line, "it did not start"
         started = Limited(lines, **json.loads(line))
+        started.processes = len(started.family())
         yield started
         started.stop()
 
