@@ -69,6 +69,12 @@ class BackgroundLoop:
 
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
+    def is_here(self) -> bool:
+        """
+        Say whether the calling thread is the loop's, which may not wait.
+        """
+        return threading.current_thread() is self._thread
+
     def is_stuck(self) -> bool:
         """
         Say whether a coroutine blocks the loop, so that nothing else can run on it.

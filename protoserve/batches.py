@@ -19,11 +19,11 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from protoserve.dispatch import Outcome
+from protoserve.dispatch import Outcome, begin, complete_async
 from protoserve.rarelog import RareLog
 from protoserve.server.batch import Block, Reply
 
@@ -73,7 +73,7 @@ class ServiceBatchSide:
         self._known_until = 0.0
         self._known_for = min(_KNOWN_FOR, (limits.peer_idle or _KNOWN_FOR) / 4)
         self._most_known = max(1, min(_MOST_KNOWN, (limits.peers or _MOST_KNOWN) // 4))
-        framing = service.protocol.framing
+        framing = service.framing
         self._longest = inf if framing is None else framing.max_size
         self._pump = service.dispatcher.datagram_pump()
         self._finished: deque[tuple[Conversation, Any, bool]] = deque()
@@ -215,12 +215,9 @@ class ServiceBatchSide:
         """
         Go through an outcome's steps, beside everything else if they take time.
         """
-        if isinstance(outcome, bool):
-            return outcome
-        try:
-            awaited = next(outcome)
-        except StopIteration as stop:
-            return bool(stop.value)
+        going, awaited = begin(outcome)
+        if awaited is None:
+            return going
         session = conversation.session
         self._in_flight[session] += 1
         if begins:
@@ -233,7 +230,7 @@ class ServiceBatchSide:
 
     async def _finish(
         self,
-        outcome: Generator[Any, Any, bool],
+        outcome: Outcome,
         awaited: Any,
         conversation: Conversation,
         address: Any,
@@ -243,7 +240,7 @@ class ServiceBatchSide:
         """
         going = False
         try:
-            going = await _rest(outcome, awaited)
+            going = await complete_async(outcome, awaited)
         finally:
             self._finished.append((conversation, address, going))
             self._some_finished.set()
@@ -326,19 +323,3 @@ class ServiceBatchSide:
         Whether any coroutine is left, or what follows after it.
         """
         return bool(self._tasks or self._finished)
-
-
-async def _rest(outcome: Generator[Any, Any, bool], awaited: Any) -> bool:
-    """
-    Go through the steps of an outcome that come after the first.
-    """
-    try:
-        while True:
-            try:
-                value = await awaited
-            except (Exception, SystemExit) as exc:
-                awaited = outcome.throw(exc)
-            else:
-                awaited = outcome.send(value)
-    except StopIteration as stop:
-        return bool(stop.value)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from protoserve.deadlines import Deadlines
+from protoserve.deadlines import GOOD_PART, GOODBYE, MOST_PUSHED, Deadlines
 from protoserve.dispatch import Outcome, complete
 from protoserve.errors import PeerTimeoutError
 from protoserve.server.handlers import BaseRequestHandler
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Conversation", "ServiceHandler"]
 
 _READ_SIZE = 64 * 1024
-_GOODBYE = 0.5
-"""Seconds that a peer has to close its side after we have closed ours."""
 _LONGEST_WAIT = 3600.0
 """Seconds of one wait in the kernel; its own bound is some 24 days."""
 
@@ -131,7 +129,8 @@ class ServiceHandler(BaseRequestHandler):
         Be told by a `PoolMixIn` of a request that found the queue full.
         """
         stream = not isinstance(request, tuple)
-        transports = ("tcp", "udp") if client_address[1:] else ("unix", "unixgram")
+        internet = isinstance(client_address, tuple)
+        transports = ("tcp", "udp") if internet else ("unix", "unixgram")
         peer = Peer(transports[not stream], client_address)
         cls.service.count("queue", peer, f"{cls.queue_limit()} requests wait")
 
@@ -188,6 +187,8 @@ class Connection:
         """When what is unsent began to wait, or the peer had taken a good part of it."""
         self._taken = 0
         """Bytes that the peer has taken since."""
+        self._beside: Any = None
+        """The event loop that sends what coroutines have pushed, if one does."""
         self._parting_until: float | None = None
         self._emptied = False
         """Whether the last read took all that there was."""
@@ -365,9 +366,9 @@ class Connection:
         until = self._parting_until
         try:
             if until is None:
-                until = self._parting_until = time.monotonic() + _GOODBYE
+                until = self._parting_until = time.monotonic() + GOODBYE
                 self.sock.shutdown(socket.SHUT_WR)
-            while self.sock.recv(_READ_SIZE):
+            while self.sock.recv(_READ_SIZE) and time.monotonic() < until:
                 pass
         except BlockingIOError as error:
             self.awaits = getattr(error, "event", select.POLLIN)
@@ -385,6 +386,10 @@ class Connection:
             return
         self._stage = self._done
         self.session.closed = True
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                beside.call_soon_threadsafe(beside.remove_writer, self.sock.fileno())
         try:
             self.service.done(self.service.dispatcher.disconnected(self.session))
         finally:
@@ -401,7 +406,7 @@ class Connection:
         Send what the session has to send, whichever thread calls.
 
         In the thread that advances the connection some of it may wait for the next
-        step; any other one waits until all is sent.
+        step, and so it may in that of coroutines; any other one waits until all is sent.
 
         Raises:
             PeerTimeoutError: the peer did not take it within the write limit.
@@ -409,17 +414,58 @@ class Connection:
         """
         own = self._thread == threading.get_ident()
         with self._lock:  # also while it is taken: the order stays
-            room = 0
-            if own:  # who heeds `Session.flow` never has to wait here
-                most = self._most_unsent()
-                room = most if len(self._unsent) > most else sys.maxsize
+            most = self._most_unsent()
+            # Who heeds `Session.flow` never has to wait here.
+            waits = not own or len(self._unsent) > most
             waiting = self.session.data_to_send()
             self._unsent = b"".join((self._unsent, *waiting))
+        event, deadline = self._send_more()
+        if not own and self._unsent and self.service._background.is_here():
+            self._send_beside(most)
+            return
+        while waits and len(self._unsent) > (most if own else 0):
+            _wait(self.sock, event, deadline)
+            event, deadline = self._send_more()
+
+    def _send_beside(self, most: int) -> None:
+        """
+        Let the event loop that this is called on send the rest.
+        """
+        if len(self._unsent) > MOST_PUSHED * most:
+            reason = f"{len(self._unsent)} bytes wait to be sent to it"
+            self.service.count("write_buffer", self.session.peer, reason)
+            self.end()
+            return
+        import asyncio
+
+        loop = self._beside = asyncio.get_running_loop()
+        descriptor = self.sock.fileno()
+
+        def send() -> None:
             try:
-                event = self._send()
-                while len(self._unsent) > room:
-                    _wait(self.sock, event, self._write_deadline())
-                    event = self._send()
+                _, deadline = self._send_more()
+            except (OSError, ValueError):  # the connection ends then
+                deadline = None
+            if deadline is None and self._beside is not None:
+                loop.remove_writer(descriptor)
+
+        loop.add_writer(descriptor, send)
+        if self.service.limits.write is not None:
+            loop.call_later(self.service.limits.write, send)
+
+    def _send_more(self) -> tuple[int, float | None]:
+        """
+        Send what the peer takes at once; say what to wait for, and until when.
+
+        Raises:
+            PeerTimeoutError: the peer did not take enough within the write limit.
+            ConnectionError: the peer has gone.
+        """
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            try:
+                return self._send(), self._write_deadline()
             except (OSError, ValueError) as error:  # ValueError: closed meanwhile
                 self._lost = lost = _disconnect(error)
                 self._unsent = b""
@@ -440,7 +486,7 @@ class Connection:
         self._taken += len(self._unsent) - len(view)
         if not view:
             self._stuck_since = None
-        elif self._stuck_since is None or self._taken >= self._most_unsent() // 2:
+        elif self._stuck_since is None or self._taken >= GOOD_PART:
             self._stuck_since = time.monotonic()
             self._taken = 0
         self._unsent = view or b""
@@ -450,15 +496,8 @@ class Connection:
         """
         Send what is left; say whether that was all.
         """
-        with self._lock:
-            try:
-                self.awaits = self._send()
-                self.deadline = self._write_deadline()
-            except OSError as error:
-                self._lost = lost = _disconnect(error)
-                self._unsent = b""
-                raise lost from error
-            return not self._unsent
+        self.awaits, self.deadline = self._send_more()
+        return not self._unsent
 
     def _write_deadline(self) -> float | None:
         """

@@ -8,7 +8,15 @@ import math
 
 from protoserve.limits import Limits
 
-__all__ = ["Deadlines"]
+__all__ = ["GOODBYE", "GOOD_PART", "MOST_PUSHED", "Deadlines"]
+
+GOODBYE = 0.5
+"""Seconds that a peer has to close its side after we have closed ours."""
+GOOD_PART = 32 * 1024
+"""Bytes that a peer has to take within the write limit, if that much waits."""
+MOST_PUSHED = 16
+"""How many times the write buffer may wait for a peer, if coroutines push ever more:
+they cannot be made to wait."""
 
 
 class Deadlines:

@@ -38,7 +38,7 @@ from protoserve.messages import Message, response_types
 from protoserve.protocol import Direction, Protocol
 from protoserve.rarelog import RareLog
 from protoserve.routing import Call, Route, Routes
-from protoserve.session import MOST_HELD, Session
+from protoserve.session import MOST_HELD, Session, after
 
 if TYPE_CHECKING:
     from protoserve.codec.generate_turn import Turn
@@ -48,6 +48,7 @@ __all__ = [
     "Outcome",
     "Policies",
     "Policy",
+    "begin",
     "complete",
     "complete_async",
 ]
@@ -119,14 +120,35 @@ def complete(outcome: Outcome, wait: Callable[[Any], Any]) -> bool:
         return bool(stop.value)
 
 
-async def complete_async(outcome: Outcome) -> bool:
+def begin(outcome: Outcome) -> tuple[bool, Any]:
+    """
+    Go through an outcome's steps up to the first that has to wait.
+
+    Returns:
+        Whether the conversation goes on, and what is awaited, for `complete_async`;
+        `None`: there are no more steps.
+    """
+    if isinstance(outcome, bool):
+        return outcome, None
+    try:
+        return True, outcome.send(None)
+    except StopIteration as stop:
+        return bool(stop.value), None
+
+
+async def complete_async(outcome: Outcome, awaited: Any = None) -> bool:
     """
     Go through an outcome's steps on an event loop.
+
+    Args:
+        outcome: the steps.
+        awaited: what `begin` gave, if that has been called.
     """
     if isinstance(outcome, bool):
         return outcome
     try:
-        awaited = next(outcome)
+        if awaited is None:
+            awaited = outcome.send(None)
         while True:
             try:
                 value = await awaited
@@ -136,11 +158,6 @@ async def complete_async(outcome: Outcome) -> bool:
                 awaited = outcome.send(value)
     except StopIteration as stop:
         return bool(stop.value)
-
-
-def _after(waiting: Any) -> Generator[Any, Any, bool]:
-    yield waiting
-    return True
 
 
 @attrs.define
@@ -190,14 +207,13 @@ class Dispatcher:
         while True:
             if pump is not None:
                 before = session.received
-                was_held, session.held = session.held, True
                 outcome = session.answer_with(pump, cuts=cuts)
-                session.held = was_held
-                if session.outgoing:
-                    outcome = self._flush(session, outcome)
                 if outcome is not True or session.spent:
                     return outcome
                 if session.received != before:
+                    waiting = self._room(session)
+                    if waiting is not None:
+                        return after(waiting)
                     continue
             event = session.next_event()
             if event is NEED_DATA:
@@ -212,13 +228,12 @@ class Dispatcher:
         """
         made = self._pumps.get(session.stream)
         if made is not None and made[1] and session.spent:
-            was_held, session.held = session.held, True
             outcome: Outcome = session.pass_through(data, made[0])
-            session.held = was_held
-            if session.outgoing:
-                outcome = self._flush(session, outcome)
             if outcome is not True or session.spent:
                 return outcome
+            waiting = self._room(session)
+            if waiting is not None:
+                return after(waiting)
         else:
             session.receive_data(data)
         return self.answer(session)
@@ -287,23 +302,13 @@ class Dispatcher:
         call = Call(session, message, header, frame)
         return self._try(found, call, result=result)
 
-    def _flush(self, session: Session, outcome: Outcome) -> Outcome:
+    def _room(self, session: Session) -> Any:
         """
-        Send what was gathered, unless somebody else gathers more.
+        Send what was gathered, if that is much; give what to await before more is made.
         """
-        if session.flush is None or (
-            session.held and len(session.outgoing) < MOST_HELD
-        ):
-            return outcome
-        try:
+        if len(session.outgoing) >= MOST_HELD and session.flush is not None:
             session.flush()
-        except (ConnectionError, TimeoutError):
-            return False  # the peer has gone; whoever wrote has taken note of it
-        if outcome is True and session.flow is not None:
-            waiting = session.flow()
-            if waiting is not None:
-                return _after(waiting)
-        return outcome
+        return None if session.flow is None else session.flow()
 
     def handle(self, session: Session, event: Event) -> Outcome:
         """
@@ -483,8 +488,11 @@ class Dispatcher:
     ) -> Generator[Any, Any, None]:
         if not isinstance(message, Message):
             raise TypeError(f"{found.name}() gave {message!r}, which is no message")
-        call.session.send(message, reply_to=call.header)
-        if call.session.flow is not None:
-            waiting = call.session.flow()
+        session = call.session
+        session.send(message, reply_to=call.header)
+        if session.flow is not None:
+            if session.outgoing and session.flush is not None:
+                session.flush()  # so that it is known how much waits
+            waiting = session.flow()
             if waiting is not None:
                 yield waiting

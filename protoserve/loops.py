@@ -22,8 +22,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from protoserve.deadlines import Deadlines
-from protoserve.dispatch import Outcome, complete_async
+from protoserve.deadlines import GOOD_PART, GOODBYE, MOST_PUSHED, Deadlines
+from protoserve.dispatch import Outcome, begin, complete_async
 from protoserve.errors import PeerTimeoutError
 from protoserve.session import MOST_HELD, Peer
 
@@ -34,12 +34,8 @@ __all__ = ["LoopConnection", "ServiceLoopSide"]
 
 _BUFFER = 256 * 1024
 """Bytes of the one buffer that all connections read into."""
-_GOODBYE = 0.5
-"""Seconds that a peer has to close its side after we have closed ours."""
 _LARGEST_MARK = (1 << 31) - 1
 """What uvloop can hold of a high-water mark, in bytes."""
-_MOST_PUSHED = 16
-"""How often the high-water mark may wait for a peer, if nothing but pushes comes."""
 _SWEEP = 1.0
 """Seconds between two looks at the deadlines, at most."""
 
@@ -117,9 +113,11 @@ class ServiceLoopSide:
         session.receive_data(data)
         answer = self.service.dispatcher.answer
         while (outcome := answer(session)) is not True:
-            if outcome is False:
+            going, awaited = begin(outcome)
+            if not going:
                 return False
-            self.start(complete_async(outcome))
+            if awaited is not None:
+                self.start(complete_async(outcome, awaited))
         return session.peer is not None and bool(session.peer.address)
 
     def start(self, coroutine: Any) -> asyncio.Task[Any]:
@@ -175,6 +173,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     __slots__ = (
         "_ended",
         "_ending",
+        "_over",
         "_resumed",
         "_stuck_since",
         "_tasks",
@@ -202,6 +201,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.deadlines = Deadlines(time.monotonic())
         self.transport: Any = None
         self._ended = self._ending = False
+        self._over = False
+        """Whether nothing more is answered; what is under way is finished."""
         self._tasks = 0
         self._stuck_since: float | None = None
         self._waiting = 0
@@ -238,7 +239,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         """
         Take what one read delivered.
         """
-        if self._ending:
+        if self._ending or self._over:
             return
         session, side = self.session, self.side
         data = bytes(side.buffer[:nbytes])
@@ -282,6 +283,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         Stop reading while the peer does not take what was sent.
         """
         self._stuck_since = time.monotonic()
+        self._waiting = self.transport.get_write_buffer_size()
         self._resumed = asyncio.Event()
         with contextlib.suppress(RuntimeError):
             self.transport.pause_reading()
@@ -307,7 +309,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             outcome: what came of answering so far.
         """
         session, side = self.session, self.side
-        going = True
+        going = not self._over
         session.held = True
         while going and self._resumed is None and self._tasks < self.side.most_tasks:
             if outcome is None:
@@ -322,37 +324,39 @@ class LoopConnection(asyncio.BufferedProtocol):
         if session.outgoing:
             self._write()
         if session.closed or not going:
+            self._over = True
             if not self._tasks:
                 self._end()
         elif side.service.draining and not self._tasks:
             self.end_when_idle()
 
     def _carry_on(self, outcome: Outcome) -> None:
-        if isinstance(outcome, bool):
-            if not outcome:
-                self.flush()
-                self._end()
-        else:
-            self._await(outcome)
+        if not self._await(outcome):
+            self.flush()
+            self._end()
 
     def _await(self, outcome: Outcome) -> bool:
         """
-        Let a task find out how it goes on.
+        Find out how it goes on; a task does so if that takes time.
         """
+        going, awaited = begin(outcome)
+        if awaited is None:
+            return going
         self._tasks += 1
         if self._tasks >= self.side.most_tasks:
             with contextlib.suppress(RuntimeError):
                 self.transport.pause_reading()
-        self.side.start(self._finish(outcome))
+        self.side.start(self._finish(outcome, awaited))
         return True
 
-    async def _finish(self, outcome: Outcome) -> None:
+    async def _finish(self, outcome: Outcome, awaited: Any) -> None:
         going = False
         try:
-            going = await complete_async(outcome)
+            going = await complete_async(outcome, awaited)
         finally:
             self._tasks -= 1
-            if self.session.closed or not going:
+            self._over = self._over or not going
+            if self.session.closed or self._over:
                 if not self._tasks:
                     self.flush()
                     self._end()
@@ -385,11 +389,17 @@ class LoopConnection(asyncio.BufferedProtocol):
                 self._write()
             return
         loop = self.side.loop
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            if self._resumed is None and len(self.session.outgoing) < MOST_HELD:
+        if self._resumed is None and len(self.session.outgoing) < MOST_HELD:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self.flush)
-            else:
-                self._await_room(asyncio.run_coroutine_threadsafe(self._room(), loop))
+            return
+        room = self._room()
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(room, loop)
+        except RuntimeError:
+            room.close()
+        else:
+            self._await_room(waiting)
 
     async def _room(self) -> None:
         self.flush()
@@ -422,6 +432,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         service = self.side.service
         limits = service.limits
         if self._stuck_since is not None:
+            if self._took_some():
+                self._stuck_since = now
             if limits.write is not None and now - self._stuck_since > limits.write:
                 reason = f"it did not take what was sent within {limits.write} s"
                 service.count("write", self.session.peer, reason)
@@ -438,6 +450,12 @@ class LoopConnection(asyncio.BufferedProtocol):
             service.count(name, self.session.peer, f"exceeded {limit} s")
             self._end()
 
+    def _took_some(self) -> bool:
+        """
+        Say whether the peer has taken a good part since the last look.
+        """
+        return bool(self.transport.get_write_buffer_size() <= self._waiting - GOOD_PART)
+
     def _is_flooded(self, mark: int | None) -> bool:
         """
         Say whether ever more is pushed to a peer that does not take it.
@@ -447,7 +465,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
         if mark is None or self._tasks:
             return False
-        return bool(before < self._waiting > _MOST_PUSHED * mark)
+        return bool(before < self._waiting > MOST_PUSHED * mark)
 
     def end_when_idle(self) -> None:
         """
@@ -500,4 +518,4 @@ class LoopConnection(asyncio.BufferedProtocol):
             transport.resume_reading()
         with contextlib.suppress(OSError):
             transport.write_eof()
-        self.side.loop.call_later(_GOODBYE, transport.close)
+        self.side.loop.call_later(GOODBYE, transport.close)

@@ -311,8 +311,7 @@ class Protocol:
             framing: cuts the stream, where that is not for the protocol's framing.
 
         Returns:
-            The function, if there is one, and whether it cuts the stream itself. One
-            for streams that does not gives answers that are not framed.
+            The function, if there is one, and whether it cuts the stream itself.
         """
         from protoserve.codec.generate_turn import make_pump
 
@@ -330,6 +329,9 @@ class Protocol:
                 None if cls is None or turn is None else (cls._record, cls._caps, turn)
             )
 
+        encode = None
+        if stream and framing is not None and head is None:
+            encode = framing.encode
         made = None
         # A datagram that has a length in it needs to have the right one.
         if self.states is None and (
@@ -344,6 +346,7 @@ class Protocol:
                 trailer=trailer,
                 cut=cut,
                 head=head,
+                encode=encode,
             )
         return made, cut is not None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
 import attrs
@@ -41,7 +41,7 @@ from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
 from protoserve.types import BytesLike
 
-__all__ = ["MOST_HELD", "Peer", "Role", "Session", "TLSFacts"]
+__all__ = ["MOST_HELD", "Peer", "Role", "Session", "TLSFacts", "after"]
 
 MOST_HELD = 64
 """Messages that are held back before they are sent even so."""
@@ -326,13 +326,15 @@ class Session:
             if self.closed or self._broken:
                 return True
             data, start, stop = framer.unread()  # type: ignore[union-attr] # a stream
-            at, outcome = pump(data, start, stop, self, self.outgoing.append)
+            at, outcome = pump(data, start, stop, self, self._sender())
             if at != start:
                 self.received += 1
                 self.spent = not (framer.consume(at) or self._ended)  # type: ignore[union-attr]
             return outcome
-        frames, send = self._frames, self._send_frame
-        while not self.closed and not self._broken:
+        frames, send = self._frames, self._sender()
+        for _ in range(MOST_HELD):
+            if self.closed or self._broken:
+                break
             if not frames:
                 frame = None if framer is None else self._cut()
                 if frame is None:
@@ -357,7 +359,7 @@ class Session:
         if self.closed or stop > PORTION:
             at, outcome = 0, True
         else:
-            at, outcome = pump(data, 0, stop, self, self.outgoing.append)
+            at, outcome = pump(data, 0, stop, self, self._sender())
         if at:
             self.received += 1
         if at != stop:
@@ -374,10 +376,22 @@ class Session:
         except RemoteProtocolError:
             return None
 
-    def _send_frame(self, frame: bytes) -> None:
-        framing = self.protocol.framing
-        encode = self.stream and framing is not None
-        self.outgoing.append(framing.encode(frame) if encode else frame)  # type: ignore[union-attr]
+    def _sender(self) -> Callable[[bytes], Any]:
+        """
+        Give what takes an answer: at once, unless somebody gathers what is sent.
+        """
+        return self.outgoing.append if self.held else self._send_answer
+
+    def _send_answer(self, data: bytes) -> Any:
+        """
+        Send an answer; give what has to be done before more are made, if anything.
+        """
+        try:
+            self.deliver(data)
+        except (ConnectionError, TimeoutError):
+            return False  # the peer has gone; whoever wrote has taken note of it
+        waiting = None if self.flow is None else self.flow()
+        return None if waiting is None else after(waiting)
 
     @property
     def received_at(self) -> float:
@@ -534,6 +548,14 @@ class Session:
         raise violation(
             f"{cls.__name__} is not allowed in state {self.phase!r} (expected: {legal})"
         )
+
+
+def after(waiting: Any) -> Generator[Any, Any, bool]:
+    """
+    Give steps that wait for something, and then go on.
+    """
+    yield waiting
+    return True
 
 
 def _has_parts(state: Any) -> bool:

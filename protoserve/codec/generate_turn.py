@@ -44,8 +44,8 @@ _AT_A_TIME = 64
 Pump = Callable[[bytes, int, int, Any, Callable[[bytes], object]], tuple[int, Any]]
 """
 Answers the frames in a buffer; takes buffer, start, end, session, and what takes each
-answer. Gives where it stopped, and True or what `Turn.failed` or `Turn.rest` gave. A
-buffer that is one frame is left with -1.
+answer (that may give what has to be done next). Gives where it stopped, and True or
+what is left to do. A buffer that is one frame is left with -1.
 """
 
 Find = Callable[[Any], tuple[Record, Caps, "Turn"] | None]
@@ -78,6 +78,13 @@ class _Whole:
     codec: FrameCodec
     trailer: Any
     head: LengthHead | None
+    encode: Callable[[bytes], bytes] | None
+
+    def framed(self, frame: str) -> str:
+        """
+        Write what makes a frame ready to be sent.
+        """
+        return frame if self.encode is None else f"ENCODE({frame})"
 
 
 def make_pump(
@@ -89,6 +96,7 @@ def make_pump(
     trailer: Any,
     cut: LengthHead | None,
     head: LengthHead | None,
+    encode: Callable[[bytes], bytes] | None,
 ) -> Pump | None:
     """
     Make the function that answers the frames of a session.
@@ -100,7 +108,8 @@ def make_pump(
         most: the largest frame, in bytes.
         trailer: the trailer of each answer.
         cut: how the buffer is cut into frames; `None` if it is one frame.
-        head: how answers are made ready to be sent; `None` if they are already.
+        head: how answers are made ready to be sent, if that is by their length.
+        encode: does so otherwise; `None` if nothing has to be done.
 
     Returns:
         `None` if there is no such function for this protocol.
@@ -109,7 +118,7 @@ def make_pump(
     known = all(not given or given.code for given in (cut, head))
     if size is None or not known:
         return None
-    whole = _Whole(codec, trailer, head)
+    whole = _Whole(codec, trailer, head, encode)
     try:
         return _make_pump(whole, tag, find, most, cut, size)
     except Exception as exc:
@@ -216,6 +225,13 @@ def _make_turn(
     # What is of fixed size may be read before it is known to be all there.
     writer.bounded = fixed_size(record) is not None
     lines = emit_body(whole.codec, record, writer, "o")
+    if any("parse_opaque(" in line for line in lines):
+        # Construct counts places from the start of the frame, and looks about there.
+        first = (
+            "buf = buf[start:stop_at]",
+            "pos -= start; end -= start; stop_at -= start; start = 0",
+        )
+        lines[:0] = ["        " + line for line in first]
     out = writer.out
     sources = {"message": "o", "session": "session", "header": "h"}
     arguments = ", ".join(sources[name] for name in turn.arguments)
@@ -234,9 +250,11 @@ def _make_turn(
             f"    if r.__class__ is {owner}:",
             "        try:",
             *out.lines,
-            f"            send({frame})",
-            "            return True",
+            f"            frame = {whole.framed(frame)}",
             "        except Exception: pass",
+            "        else:",
+            "            left = send(frame)",
+            "            return True if left is None else left",
         ]
     lines = [
         "def turn(buf, pos, end, h, session, send, start, stop_at):",
@@ -257,6 +275,7 @@ def _make_turn(
         **build_globals(),
         **out.constants,
         "METHOD": turn.method,
+        "ENCODE": whole.encode,
         "FAILED": turn.failed,
         "REST": turn.rest,
     }

@@ -23,6 +23,7 @@ Traps that are avoided here:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import queue
@@ -33,7 +34,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from protoserve.server._combining import check_place
-from protoserve.server._reporting import tell_failure
+from protoserve.server._reporting import logger, tell_failure
 from protoserve.server._waiting import Waiter
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class _CarPark:
         self._parked: dict[int, _Entry] = {}
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         self._sweep_at = 0.0
+        self._closed = False
 
     @property
     def is_told(self) -> bool:
@@ -134,21 +136,25 @@ class _CarPark:
             return (self._epoll.fileno(),)
         return tuple(self._parked)
 
-    def park(self, entry: _Entry) -> None:
+    def park(self, entry: _Entry) -> bool:
         """
-        Wait for what a connection needs next.
+        Wait for what a connection needs next; say whether that is possible still.
         """
         assert entry.parkable is not None
         descriptor, awaits = entry.parkable.fileno(), entry.parkable.awaits
         self._parked[descriptor] = entry
-        if self._epoll is None:
-            return
         # From here on another thread may have it.
-        if entry.watched:
-            self._epoll.modify(descriptor, awaits | select.EPOLLONESHOT)
-        else:
-            entry.watched = True
-            self._epoll.register(descriptor, awaits | select.EPOLLONESHOT)
+        if self._epoll is not None and not self._closed:
+            with contextlib.suppress(ValueError):  # it is closed just now
+                if entry.watched:
+                    self._epoll.modify(descriptor, awaits | select.EPOLLONESHOT)
+                else:
+                    entry.watched = True
+                    self._epoll.register(descriptor, awaits | select.EPOLLONESHOT)
+        if not self._closed:
+            return True
+        # Unless somebody else has it already.
+        return self._parked.pop(descriptor, None) is None
 
     def ready(self) -> list[_Entry]:
         """
@@ -194,8 +200,9 @@ class _CarPark:
 
     def close(self) -> None:
         """
-        Give the descriptor back.
+        Give the descriptor back; nobody is waited for any more.
         """
+        self._closed = True
         if self._epoll is not None:
             self._epoll.close()
 
@@ -256,6 +263,7 @@ class PoolMixIn(_Base):
     """How many requests found the queue full and were closed."""
 
     __car_park: _CarPark | None = None
+    __loop_thread: threading.Thread | None = None
     __ending = False
     __crowded = False
 
@@ -293,6 +301,12 @@ class PoolMixIn(_Base):
         return threading.Lock()  # for the list of threads
 
     @functools.cached_property
+    def __ended(self) -> threading.Event:
+        event = threading.Event()  # clear while a loop runs
+        event.set()
+        return event
+
+    @functools.cached_property
     def __open(self) -> set[_Entry]:
         return set()
 
@@ -321,12 +335,19 @@ class PoolMixIn(_Base):
         self.__open.add(entry)  # from here on no thread leaves
         with self.__lock:
             if len(self.__threads) < self.threads:
-                thread = threading.Thread(
-                    target=self.__work, daemon=self.daemon_threads
-                )
-                self.__threads.append(thread)
-                thread.start()
+                self.__hire(entry)
         self.__queue.put(entry)
+
+    def __hire(self, entry: _Entry) -> None:
+        thread = threading.Thread(target=self.__work, daemon=self.daemon_threads)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more
+            if not self.__threads:
+                self.__open.discard(entry)
+                raise
+        else:
+            self.__threads.append(thread)
 
     def __is_full(self) -> bool:
         limit = getattr(self.RequestHandlerClass, "queue_limit", None)
@@ -356,6 +377,8 @@ class PoolMixIn(_Base):
 
     def _loop_run(self, poll_interval: float | None) -> None:
         self.__car_park = _CarPark()
+        self.__loop_thread = threading.current_thread()
+        self.__ended.clear()
         self.__ending = False
         # The deadlines of parked connections are looked at in between.
         pause = _SWEEP if poll_interval is None else min(poll_interval, _SWEEP)
@@ -365,6 +388,8 @@ class PoolMixIn(_Base):
             self.__drain(self.__car_park)
             car_park, self.__car_park = self.__car_park, None
             car_park.close()
+            self.__loop_thread = None
+            self.__ended.set()
 
     def __drain(self, car_park: _CarPark) -> None:
         """
@@ -375,10 +400,12 @@ class PoolMixIn(_Base):
         waiter = Waiter()
         while any(entry.parkable is not None for entry in tuple(self.__open)):
             over = time.monotonic() >= deadline
+            if over:
+                for entry in tuple(self.__open):
+                    if entry.parkable is not None:
+                        entry.parkable.end()
             for entry in car_park.all() if over else car_park.idle():
                 assert entry.parkable is not None
-                if over:
-                    entry.parkable.end()
                 entry.parkable.ending = True
                 self.__queue.put(entry)
             if over:
@@ -392,6 +419,9 @@ class PoolMixIn(_Base):
         Close the server; wait for its threads if `block_on_close` says so.
         """
         super().server_close()
+        here = threading.current_thread()
+        if here is not self.__loop_thread and here not in self.__threads:
+            self.__ended.wait()  # a loop that runs ends now, and drains before
         with self.__lock:
             threads = list(self.__threads)
             self.__threads.clear()
@@ -401,6 +431,15 @@ class PoolMixIn(_Base):
             for thread in threads:
                 if thread is not threading.current_thread():
                     thread.join()
+
+    def shutdown(self) -> None:
+        """
+        Ask the loop to stop, and wait until it has; a thread of the pool only asks.
+        """
+        if threading.current_thread() in self.__threads:
+            threading.Thread(target=super().shutdown, daemon=True).start()
+        else:
+            super().shutdown()
 
     # The threads' side -----------------------------------------------------
 
@@ -413,13 +452,25 @@ class PoolMixIn(_Base):
             try:
                 goes_on = self.__go_on(entry)
             except Exception as error:
-                tell_failure(self, entry.request, entry.address, error)
-            except SystemExit:
-                pass  # the handler's end, not the pool's
-            finally:
-                if not goes_on:
-                    self.__open.discard(entry)
-                    self.shutdown_request(entry.request)
+                self.__tell(entry, error)
+            except BaseException as error:
+                # The handler's end, not that of the thread.
+                logger.debug("a handler was ended by %r", error)
+            if not goes_on:
+                self.__finish(entry)
+
+    def __tell(self, entry: _Entry, error: Exception) -> None:
+        try:
+            tell_failure(self, entry.request, entry.address, error)
+        except Exception:
+            logger.exception("handle_error failed for %s", entry.address)
+
+    def __finish(self, entry: _Entry) -> None:
+        self.__open.discard(entry)
+        try:
+            self.shutdown_request(entry.request)
+        except Exception:
+            logger.exception("shutdown_request failed for %s", entry.address)
 
     def __next(self) -> _Entry | None:
         """
@@ -454,9 +505,22 @@ class PoolMixIn(_Base):
                 return False
             if self.__queue.qsize() or not _soon(parkable):
                 break
-        if car_park is None:
-            raise RuntimeError("the server has stopped")
-        car_park.park(entry)
+        if car_park is None or not car_park.park(entry):
+            self.__see_through(parkable)
+            return False
         if not car_park.is_told:
             self._loop_wake()
         return True
+
+    def __see_through(self, parkable: Parkable) -> None:
+        """
+        Let a connection end in this thread, as the loop waits for nobody any more.
+        """
+        parkable.ending = True
+        poller = select.poll()
+        while parkable.advance():
+            poller.register(parkable, parkable.awaits)
+            left = _SWEEP
+            if parkable.deadline is not None:
+                left = min(left, max(0.0, parkable.deadline - time.monotonic()))
+            poller.poll(left * 1000)

@@ -232,7 +232,6 @@ class Limited:
                         count += str(entry.readlink()) != os.devnull
         return count
 
-
     def sockets(self):
         """
         Give the connections that it has open, as the kernel tells: for each the
@@ -278,9 +277,9 @@ def nursery():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        printed.seek(0)
-        text = printed.read().decode()
-        assert "Traceback" not in text, text
+            printed.seek(0)
+            text = printed.read().decode()
+            assert "Traceback" not in text, text
 
 
 @contextlib.contextmanager

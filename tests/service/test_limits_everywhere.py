@@ -70,6 +70,15 @@ def begin(server):
     return server.rest()
 
 
+def refused(server, crowd):
+    """
+    Let all leave, and the server end; give how often it has refused what.
+    """
+    for actor in crowd.actors:
+        crowd.leave(actor)
+    return server.stop()
+
+
 def go_on(crowd, talk, rounds=100):
     """
     Wait until those who converse have done so for some more rounds.
@@ -85,7 +94,7 @@ def test_frame():
 
 # Those who dribble -----------------------------------------------------------
 
-DEADLINES = {"first_frame": 0.6, "frame": 0.7, "idle": 0.9}
+DEADLINES = {"first_frame": 0.5, "frame": 0.55, "idle": 0.7}
 ENDLESS = bytes.fromhex("1000 01") + bytes(200)
 """The beginning of a frame of 4,096 bytes."""
 
@@ -220,7 +229,7 @@ def test_dribblers(start, mode):
             check_end(actor)
         talk.check(good)
         assert talk.slowest < STALL
-        assert counted(bad) == server.stop()
+        assert counted(bad) == refused(server, crowd)
 
 
 def test_dribblers_one_by_one(start):
@@ -241,7 +250,7 @@ def test_dribblers_one_by_one(start):
                 talk.check([actor])
                 crowd.leave(actor)
             check_end(ended[-1])
-        assert counted(ended) == server.stop()
+        assert counted(ended) == refused(server, crowd)
 
 
 # Those who do not read ---------------------------------------------------------
@@ -307,10 +316,12 @@ def test_never_reading(start, mode):
         # On a loop of its own accord, what pushes is not made to wait.
         floods = mode in ON_LOOPS
         expected = {"write": len(DEAF) - floods, "write_buffer": int(floods)}
-        assert {limit: n for limit, n in expected.items() if n} == server.stop()
+        assert {limit: n for limit, n in expected.items() if n} == refused(
+            server, crowd
+        )
 
 
-@pytest.mark.parametrize("kind", DEAF)
+@pytest.mark.parametrize("kind", ["answers", "thread"])
 def test_never_reading_one_by_one(start, kind):
     """Mode single closes who never reads, and then serves who waited behind it."""
     with (
@@ -326,7 +337,37 @@ def test_never_reading_one_by_one(start, kind):
         talk.check([good])
         assert time.monotonic() - deaf.began_at >= WRITE / 2
         assert server.memory() - before < MUCH
-        assert {"write": 1} == server.stop()
+        assert {"write": 1} == refused(server, crowd)
+
+
+def never_reading_but_talking(actor):
+    """
+    Let another thread push, read nothing, and send something ever again.
+    """
+    actor.deaf = True
+    actor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    actor.send(DEAF["thread"])
+    yield pause(STEP)
+    for _ in range(100):
+        actor.send(FRAME)
+        yield pause(STEP / 2)
+        actor.limit = "write"
+
+
+@pytest.mark.parametrize("mode", ["threads", "pool", "loop"])
+def test_more_deaf_ones_than_threads(start, mode):
+    """Those who do not read what is pushed to them hold no thread of the pool."""
+    with (
+        start(mode=mode, limits={"write": 3 * STALL}) as server,
+        Crowd(server.address) as crowd,
+    ):
+        talk, good = conversing(crowd)
+        deaf = [crowd.join(never_reading_but_talking) for _ in range(40)]
+        crowd.run(lambda: all(actor.limit for actor in deaf))
+        go_on(crowd, talk, 400)
+        talk.check(good)
+        assert talk.slowest < STALL
+        assert {} == refused(server, crowd)
 
 
 # Those who are too many ----------------------------------------------------------
@@ -358,7 +399,7 @@ def test_connections(start, mode):
         for actor in crowd.actors:
             crowd.leave(actor)
         assert server.rest() <= begun
-        assert {"connections": 970} == server.stop()
+        assert {"connections": 970} == refused(server, crowd)
 
 
 def test_connections_of_processes(start):
@@ -381,7 +422,7 @@ def test_connections_of_processes(start):
         for actor in crowd.actors:
             crowd.leave(actor)
         assert server.rest() <= begun
-        assert {} == server.stop()
+        assert {} == refused(server, crowd)
 
 
 def test_connections_one_by_one(start):
@@ -398,7 +439,7 @@ def test_connections_one_by_one(start):
         talk.check([good])
         crowd.leave(good)
         assert server.rest() <= begun
-        assert {} == server.stop()
+        assert {} == refused(server, crowd)
 
 
 @pytest.mark.parametrize("mode", CONCURRENT)
@@ -421,7 +462,7 @@ def test_connections_per_address(start, mode):
         assert server.rest() <= begun
         talk, good = conversing(crowd, 4, "127.0.0.2")
         talk.check(good)
-        assert {"connections_per_address": 30} == server.stop()
+        assert {"connections_per_address": 30} == refused(server, crowd)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -434,9 +475,7 @@ def test_loopback_is_exempt(start, mode):
             crowd.join(talk)
             crowd.run(lambda talk=talk: talk.rounds)
             assert number == crowded(crowd.actors)
-        for actor in crowd.actors:
-            crowd.leave(actor)
-        assert {} == server.stop()
+        assert {} == refused(server, crowd)
 
 
 # Requests in flight ----------------------------------------------------------------
@@ -446,33 +485,33 @@ def test_loopback_is_exempt(start, mode):
 def test_requests(start, mode):
     """So many requests of one connection are at work; more wait in the kernel."""
     most = 3 if mode in ON_LOOPS else 1
-    with (
-        start(mode=mode, limits={"requests": 3}, handler="Waiting") as server,
-        server.client() as client,
-    ):
-        requests = [*map(Ping, range(200, 200 + most)), *map(Ping, range(most, 9))]
-        client.send(*requests[:most])
-        port = client.sock.getsockname()[1]
-        until(lambda: server.sockets().get(port) == 0)
-        rest = b"".join(client.session.encode(request) for request in requests[most:])
-        client.sock.sendall(rest)
-        until(lambda: server.sockets().get(port) == len(rest))
-        client.sock.setblocking(False)
-        with pytest.raises(BlockingIOError):  # none is answered yet
-            client.sock.recv(1)
-        client.sock.settimeout(STALL)
-        answers = {}
-        while len(answers) < len(requests):
-            event = client.session.next_event()
-            if not hasattr(event, "message"):
-                client.session.receive_data(client.sock.recv(65_536))
-                continue
-            value, at_once = event.message.text.split()
-            answers[event.request.value] = int(value), int(at_once)
-        assert {ping.value for ping in requests} == set(answers)
-        for value, (answered, _) in answers.items():
-            assert value == answered
-        assert most == max(at_once for _, at_once in answers.values())
+    with start(mode=mode, limits={"requests": 3}, handler="Waiting") as server:
+        with server.client() as client:
+            requests = [*map(Ping, range(200, 200 + most)), *map(Ping, range(most, 9))]
+            client.send(*requests[:most])
+            port = client.sock.getsockname()[1]
+            until(lambda: server.sockets().get(port) == 0)
+            rest = b"".join(
+                client.session.encode(request) for request in requests[most:]
+            )
+            client.sock.sendall(rest)
+            until(lambda: server.sockets().get(port) == len(rest))
+            client.sock.setblocking(False)
+            with pytest.raises(BlockingIOError):  # none is answered yet
+                client.sock.recv(1)
+            client.sock.settimeout(STALL)
+            answers = {}
+            while len(answers) < len(requests):
+                event = client.session.next_event()
+                if not hasattr(event, "message"):
+                    client.session.receive_data(client.sock.recv(65_536))
+                    continue
+                value, at_once = event.message.text.split()
+                answers[event.request.value] = int(value), int(at_once)
+            assert {ping.value for ping in requests} == set(answers)
+            for value, (answered, _) in answers.items():
+                assert value == answered
+            assert most == max(at_once for _, at_once in answers.values())
         assert {} == server.stop()
 
 
@@ -498,8 +537,20 @@ def test_frame_size(start, mode, limit):
         assert {"frame_size": 1} == server.stop()
 
 
-@pytest.mark.parametrize("limit", [100, None])
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "fork"])
+AHEAD = pytest.mark.xfail(
+    strict=True, reason="batches are parsed ahead by the protocol's own framing"
+)
+DATAGRAMS = [mode for mode in MODES if mode not in ("fork", "batch")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit"),
+    [
+        *((mode, limit) for mode in DATAGRAMS for limit in (100, None)),
+        ("batch", None),
+        pytest.param("batch", 100, marks=AHEAD),
+    ],
+)
 def test_frame_size_of_datagrams(start, mode, limit):
     """A datagram that is too long is dropped; the next is answered."""
     most = limit or spoken.framing.max_size
@@ -519,9 +570,10 @@ def test_frame_size_of_datagrams(start, mode, limit):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_none(start, mode):
-    """Each limit can be switched off, and all together."""
+    """All limits can be switched off together, and each of them."""
     names = list(attrs.fields_dict(Limits))
-    for off in (*([name] for name in names), names):
+    alone = [[name] for name in names] if mode in ("threads", "pool", "loop") else []
+    for off in (names, *alone):
         with start(mode=mode, limits=dict.fromkeys(off)) as server:
             with server.client() as client:
                 client.send(*map(Ping, range(5)))

@@ -12,6 +12,7 @@ import pytest
 from construct import Int8ub, Int16ub, VarInt
 
 import protoserve.connections
+import protoserve.service
 from protoserve import (
     DeclarationError,
     FrameTooLongError,
@@ -27,6 +28,7 @@ from protoserve import (
     wire,
 )
 from protoserve.loops import LoopConnection
+from protoserve.rarelog import RareLog
 from protoserve.server import PoolMixIn, TCPServer, UDPServer
 from protoserve.server.pool import FULL_POLICIES
 from protoserve.tally import Tally
@@ -51,6 +53,15 @@ class Station:
 
     def malformed(self, error: FrameTooLongError) -> None:
         self.malformed_by.append(error)
+
+
+class Byte(Message):
+    value: int = wire(Int8ub)
+
+
+class Bytewise:
+    @route
+    def byte(self, message: Byte) -> None: ...
 
 
 # The size of a frame ---------------------------------------------------------
@@ -89,17 +100,13 @@ def test_too_long_is_told(serve, logged):
 )
 def test_every_framing(declared):
     """The smaller of the limit and the framing's own counts, whatever the framing."""
-
-    class Any(Message):
-        value: int = wire(Int8ub)
-
-    protocol = Protocol("any", framing=declared, messages=Any)
+    protocol = Protocol("bytes", framing=declared, messages=Byte)
     for limit, most in (
         (50, 50),
         (None, declared.max_size),
         (1 << 30, declared.max_size),
     ):
-        service = Service(protocol, object(), limits=Limits(frame_size=limit))
+        service = Service(protocol, Bytewise(), limits=Limits(frame_size=limit))
         assert most == service.framing.max_size
         assert type(declared) is type(service.framing)
     assert declared is protocol.framing is service.framing
@@ -107,12 +114,8 @@ def test_every_framing(declared):
 
 def test_no_frame_is_as_small():
     """A limit that no frame can keep to is refused when it is set."""
-
-    class Byte(Message):
-        value: int = wire(Int8ub)
-
     protocol = Protocol("fixed", framing=framing.FixedSize(12), messages=Byte)
-    service = Service(protocol, object(), limits=Limits(frame_size=12))
+    service = Service(protocol, Bytewise(), limits=Limits(frame_size=12))
     with pytest.raises(DeclarationError, match="limit frame_size: FixedSize.*11 bytes"):
         service.limits = Limits(frame_size=11)
     assert 12 == service.limits.frame_size
@@ -145,7 +148,7 @@ def test_queue(start, policy, most):
     """As many wait as the service's limit says; who is refused is counted."""
     service = Service(spoken, Holding(), limits=Limits(queue=most))
     server_class = type("Pool", (PoolMixIn, TCPServer), {})
-    server = start(server_class, service, workers=1, queue_size=1, when_full=policy)
+    server = start(server_class, service, threads=1, queue_size=1, when_full=policy)
     address = server.server.server_address
     refused = 3 if policy == "refuse" and most else 0
     clients = [connect(address)]
@@ -178,8 +181,9 @@ def test_queue(start, policy, most):
         (False, "/x", "unixgram:///x "),
     ],
 )
-def test_refused_by_the_queue(stream, address, told, logged):
+def test_refused_by_the_queue(stream, address, told, logged, monkeypatch):
     """The log says who it was, whatever the transport."""
+    monkeypatch.setattr(protoserve.service, "_rare", RareLog(protoserve.service.logger))
     service = Service(spoken, Station())
     request = object() if stream else (b"", None)
     service.RequestHandlerClass.queue_refused(request, address)
@@ -208,8 +212,9 @@ def test_what_waits_is_bounded(mode, monkeypatch):
         send = connection._send
 
         def noted(self):
-            send(self)
+            event = send(self)
             sizes.append(len(self._unsent))
+            return event
 
         monkeypatch.setattr(connection, "_send", noted)
     service = Service(spoken, Station(), limits=Limits(write=0.3))
