@@ -537,20 +537,8 @@ def test_frame_size(start, mode, limit):
         assert {"frame_size": 1} == server.stop()
 
 
-AHEAD = pytest.mark.xfail(
-    strict=True, reason="batches are parsed ahead by the protocol's own framing"
-)
-DATAGRAMS = [mode for mode in MODES if mode not in ("fork", "batch")]
-
-
-@pytest.mark.parametrize(
-    ("mode", "limit"),
-    [
-        *((mode, limit) for mode in DATAGRAMS for limit in (100, None)),
-        ("batch", None),
-        pytest.param("batch", 100, marks=AHEAD),
-    ],
-)
+@pytest.mark.parametrize("limit", [100, None])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "fork"])
 def test_frame_size_of_datagrams(start, mode, limit):
     """A datagram that is too long is dropped; the next is answered."""
     most = limit or spoken.framing.max_size
