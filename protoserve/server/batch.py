@@ -133,7 +133,7 @@ class BatchMixIn(_Base):
     timestamps: bool = False
     """
     Whether the kernel is asked when each datagram arrived, see `Block.seconds`. It
-    costs about a sixth of a receive; without it, the time of the receive is given.
+    costs a sixth to a quarter of a receive; without it, the time of the receive is given.
     """
 
     gro: bool = False
