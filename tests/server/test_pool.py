@@ -2,6 +2,7 @@
 A bounded number of threads, and connections that need none while they wait.
 """
 
+import asyncio
 import select
 import socket
 import threading
@@ -99,7 +100,7 @@ def test_full_queue(serve, kit, policy):
         client.close()
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError])
 def test_a_failure_costs_no_thread(serve, kit, error, capsys):
     """A thread goes on after a handler that failed."""
 
@@ -114,6 +115,62 @@ def test_a_failure_costs_no_thread(serve, kit, error, capsys):
         assert b"TEXT\n" == kit.ask(server, b"text\n")
     kit.until(lambda: not server._PoolMixIn__open)
     assert (3 if error is ValueError else 0) == capsys.readouterr().out.count("Traceb")
+
+
+def test_a_failing_hook_costs_no_thread(serve, kit, caplog):
+    """A thread goes on when handle_error or shutdown_request fail too."""
+
+    class Failing(Upper):
+        def handle(self):
+            super().handle()
+            raise ValueError
+
+    class Single(PoolTCPServer):
+        threads = 1
+
+        def handle_error(self, request, client_address):
+            raise RuntimeError("the hook")
+
+        def shutdown_request(self, request):
+            super().shutdown_request(request)
+            raise RuntimeError("the end")
+
+    server = Single(ADDRESS, Failing)
+    serve(server)
+    for _ in range(3):
+        assert b"TEXT\n" == kit.ask(server, b"text\n")
+    kit.until(lambda: caplog.text.count("shutdown_request failed") == 3)
+    assert 3 == caplog.text.count("handle_error failed")
+
+
+def test_no_more_threads(serve, kit, monkeypatch, capsys):
+    """When the system has no thread, the request is closed and later ones are served."""
+    server = type("Single", (PoolTCPServer,), {"threads": 1})(ADDRESS, Upper)
+    serve(server)
+    start = threading.Thread.start
+    failures = [RuntimeError("can't start new thread")]
+
+    def failing(thread):
+        if failures:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with kit.connect(server) as client:
+        assert b"" == client.recv(100)
+    assert b"A\n" == kit.ask(server, b"a\n")
+    assert "can't start new thread" in capsys.readouterr().out
+
+
+def test_shutdown_by_a_request(kit):
+    """A handler may stop the loop; it does not wait for itself."""
+    server = PoolTCPServer(ADDRESS, lambda _r, _a, server: server.shutdown())
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    kit.connect(server).close()
+    thread.join(kit.patience)
+    assert not thread.is_alive()
+    server.server_close()
 
 
 def test_datagrams(serve, kit):
@@ -183,6 +240,8 @@ class Stepping:
             while data := self.request.recv(100):
                 if data == b"fail":
                     raise ValueError(data)
+                if data == b"stop":
+                    self.server.shutdown()
                 self.request.send(data)
         except BlockingIOError:
             late = self.deadline is not None and time.monotonic() >= self.deadline
@@ -264,6 +323,36 @@ def test_the_parked_end_with_the_loop(kit):
     server.server_close()
     for client in clients:
         client.close()
+
+
+def test_closed_while_it_serves(kit):
+    """server_close ends a loop that runs, and the parked with it."""
+    server = Parking()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with kit.connect(server) as client:
+        client.sendall(b"x")
+        assert b"x" == client.recv(100)
+        server.server_close()
+        assert b"" == client.recv(100)
+    thread.join(kit.patience)
+    assert not thread.is_alive()
+    assert not server._PoolMixIn__open
+
+
+def test_shutdown_by_a_step(kit, capsys):
+    """A step may stop the loop; its own connection ends in peace."""
+    server = Parking()
+    thread = threading.Thread(target=server.serve_forever)
+    with kit.connect(server) as client:
+        thread.start()
+        client.sendall(b"stop")
+        assert b"stop" == client.recv(100)
+        assert b"" == client.recv(100)
+        thread.join(kit.patience)
+        assert not thread.is_alive()
+    server.server_close()
+    assert "" == capsys.readouterr().out
 
 
 def test_the_stubborn_are_ended(kit):

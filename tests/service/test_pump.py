@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
-from construct import Bytes, GreedyBytes, Int8ub, Int16ub, Int32ub, this
+from construct import Bytes, GreedyBytes, Int8ub, Int16ub, Int32ub, Pointer, Tell, this
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -354,3 +354,32 @@ def test_the_session_is_seen_as_it_is_by_then():
     data = bytes.fromhex("04 01 0000 02  05 02 0000 6162  04 01 0000 01  04 02 0000 63")
     assert Service(spoken, Levels()).dispatcher.take(session, data) is True
     assert [(2, b"ab"), (1, b"c")] == seen
+
+
+def test_places_count_from_the_frame():
+    """What Construct looks up by its place is found in its own frame."""
+
+    class Placed(Message):
+        at: int = wire(Tell)
+        first: bytes = wire(Pointer(0, Bytes(1)))
+        rest: bytes = wire(GreedyBytes)
+
+    spoken = Protocol(
+        "placed",
+        framing=LengthPrefixed(Int8ub),
+        header=Head,
+        tag="kind",
+        requests={1: Placed},
+    )
+    seen = []
+
+    @attrs.define
+    class Places:
+        @route
+        def placed(self, message: Placed) -> None:
+            seen.append((message.at, message.first, message.rest))
+
+    session = Session(spoken, Role.SERVER)
+    data = bytes.fromhex("05 01 0000 6162  04 01 0000 63  04 01 0000 64")
+    assert Service(spoken, Places()).dispatcher.take(session, data) is True
+    assert [(3, b"\1", b"ab"), (3, b"\1", b"c"), (3, b"\1", b"d")] == seen
