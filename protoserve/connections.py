@@ -413,6 +413,8 @@ class Connection:
             ConnectionError: the peer has gone.
         """
         own = self._thread == threading.get_ident()
+        if own and self._send_alone():
+            return
         with self._lock:  # also while it is taken: the order stays
             most = self._most_unsent()
             # Who heeds `Session.flow` never has to wait here.
@@ -426,6 +428,24 @@ class Connection:
         while waits and len(self._unsent) > (most if own else 0):
             _wait(self.sock, event, deadline)
             event, deadline = self._send_more()
+
+    def _send_alone(self) -> bool:
+        """
+        Send a message that nothing waits beside, as most do; say whether that was all.
+        """
+        outgoing = self.session.outgoing
+        with self._lock:
+            if self._unsent or len(outgoing) != 1:
+                return False
+            data = outgoing.popleft()
+            try:
+                sent = self.sock.send(data)
+            except (OSError, ValueError):  # the longer way finds out
+                sent = 0
+            if sent == len(data):
+                return True
+            self._unsent = memoryview(data)[sent:]
+            return False
 
     def _send_beside(self, most: int) -> None:
         """
