@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 import pytest
@@ -17,7 +18,7 @@ from tests.certificates import Authority, stall
 from tests.running import ROOT, bound, ended, started
 from tests.service.kit import Client, Ping, Pong
 
-PROTOSERVE = ("python", "-m", "protoserve", "run")
+PROTOSERVE = (sys.executable, "-m", "protoserve", "run")
 
 
 @pytest.fixture(scope="module")

@@ -338,7 +338,7 @@ def test_close_without_waiting(kit, clients):
         server.server_close()
         assert server.active_children == {pid}
         client.shutdown(socket.SHUT_WR)
-    assert kit.descriptors() == before
+    assert kit.descriptors() <= before
     os.waitpid(pid, 0)
 
 
@@ -351,7 +351,7 @@ def test_no_descriptors_are_left(serve, kit, clients):
                 server.handle_request()
                 pid_from(client)
                 client.shutdown(socket.SHUT_WR)
-    assert kit.descriptors() == before
+    assert kit.descriptors() <= before
 
 
 @pytest.mark.parametrize("leaving", [SystemExit, KeyboardInterrupt, ValueError])

@@ -189,7 +189,7 @@ def test_failed_constructor(step, kit):
     before = kit.descriptors()
     with pytest.raises(RuntimeError):
         server_class(ADDRESS, Echo)
-    assert kit.descriptors() == before
+    assert kit.descriptors() <= before  # what others have left may go meanwhile
 
 
 def test_address_in_use(kit):
@@ -198,7 +198,7 @@ def test_address_in_use(kit):
         before = kit.descriptors()
         with pytest.raises(OSError, match="in use"):
             TCPServer(server.server_address, Echo)
-        assert kit.descriptors() == before
+        assert kit.descriptors() <= before
 
 
 def test_end_of_stream_for_shared_connections(kit):
