@@ -47,7 +47,7 @@ class Framing(abc.ABC):
         """
         How a length of fixed size cuts the stream, if that is all there is to it.
 
-        Then generated code may cut it too (`BufferedFramer.take_run`).
+        Then generated code may cut it too (`BufferedFramer.unread` and `consume`).
         """
         return None
 
