@@ -100,7 +100,7 @@ class Program:
             if core is not None:
                 os.sched_setaffinity(0, {core})
 
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
+        self._errors: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - `stop` closes it
         self._lines = b""
         # An interrupt in the middle of this would leave a process that nobody knows.
         signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)

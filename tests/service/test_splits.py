@@ -157,8 +157,9 @@ def serving(talk, mode, *urls, options=()):
     if mode == "prefork":
         command += ["--workers", "2"]
     # Not to a pipe: what is malformed is logged, and nobody would read it meanwhile.
+    # Appended: both sides share the position, and reading moves it.
     with (
-        tempfile.TemporaryFile("w+") as log,
+        tempfile.TemporaryFile("a+") as log,
         subprocess.Popen([*command, *options], cwd=ROOT, stderr=log) as process,
     ):
 
