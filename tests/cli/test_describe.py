@@ -40,7 +40,7 @@ from protoserve import (
     length_of,
     wire,
 )
-from protoserve.cli.describe import message_as_plain, protocol_as_plain
+from protoserve.cli.described import message_as_plain, protocol_as_plain
 
 
 class Kind(enum.IntEnum):
@@ -367,8 +367,8 @@ def test_forms_exclude_each_other(describe):
 def test_rich_is_imported_when_used():
     """JSON needs no tables: Rich is left alone until it is used."""
     program = (
-        "import sys; from protoserve.cli.describe import describe; "
-        "describe('protocols.ntp:ntp', as_json=True, code=False); "
+        "import sys; from protoserve.cli.described import show; "
+        "show('protocols.ntp:ntp', as_json=True, code=False); "
         "sys.exit('rich.table' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

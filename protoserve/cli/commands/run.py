@@ -1,19 +1,17 @@
 """
-The commands, each a function with typed arguments.
+``protoserve run``: serve an application.
 """
 
 from __future__ import annotations
 
-import difflib
 import signal
-from collections.abc import Callable
 from math import inf
 from typing import Annotated
 
 import typer
 
 from protoserve.cli.logs import FORMATS, set_up_logging
-from protoserve.cli.running import Command
+from protoserve.cli.options import one_of
 from protoserve.cli.targets import CommandError, load
 from protoserve.cli.tls import tls_context
 from protoserve.serve import MODES, Runner, StartError
@@ -21,34 +19,7 @@ from protoserve.server._supervise import worker_count
 from protoserve.service import Service
 from protoserve.urls import Address
 
-__all__ = ["app"]
-
-app = typer.Typer(
-    name="protoserve",
-    help="FastAPI for binary protocols.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback()
-def _root() -> None:
-    """
-    FastAPI for binary protocols.
-    """
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in choices:
-            close = difflib.get_close_matches(value, choices, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise typer.BadParameter(
-                f"{value!r} is not one of {', '.join(choices)}{hint}"
-            )
-        return value
-
-    return check
+__all__ = ["run"]
 
 
 def _finite(value: float) -> float:
@@ -68,7 +39,6 @@ def _workers(value: str | None) -> int | str | None:
         ) from None
 
 
-@app.command(cls=Command)
 def run(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="The service to run.")
@@ -85,7 +55,7 @@ def run(
     mode: Annotated[
         str,
         typer.Option(
-            callback=_one_of(MODES),
+            callback=one_of(MODES),
             metavar="|".join(MODES),
             help="What handles each stream connection.",
         ),
@@ -142,7 +112,7 @@ def run(
     log_format: Annotated[
         str,
         typer.Option(
-            callback=_one_of(FORMATS),
+            callback=one_of(FORMATS),
             metavar="|".join(FORMATS),
             help="Logs for people, or one JSON object a line.",
         ),
@@ -174,30 +144,6 @@ def run(
         raise CommandError(str(exc)) from exc
     finally:
         service.close()
-
-
-@app.command(cls=Command)
-def describe(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROTOCOL[:MESSAGE]",
-            help="The protocol, as MODULE:NAME, and perhaps one of its messages.",
-        ),
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
-    code: Annotated[
-        bool, typer.Option("--code", help="Write the generated Python.")
-    ] = False,
-) -> None:
-    """
-    Show a protocol's messages byte by byte, its tags, framing and states.
-    """
-    from protoserve.cli.describe import describe
-
-    describe(target, as_json=as_json, code=code)
 
 
 def _tell_addresses(runner: Runner) -> None:

@@ -33,7 +33,7 @@ from protoserve.protocol import Direction, Protocol
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["describe"]
+__all__ = ["show"]
 
 _NARROWEST = 100
 """Columns of tables that are not shown on a terminal."""
@@ -43,7 +43,7 @@ _MOST_VALUES = 12
 _Plain = dict[str, Any]
 
 
-def describe(target: str, *, as_json: bool, code: bool) -> None:
+def show(target: str, *, as_json: bool, code: bool) -> None:
     """
     Show what a target declares.
 

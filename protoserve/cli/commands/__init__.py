@@ -1,0 +1,41 @@
+"""
+The commands, one file each: its arguments and help; the work is done elsewhere.
+
+They are all imported for ``--help``, so each imports what its work needs when it is
+called.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+from protoserve.cli.running import Command
+
+__all__ = ["app"]
+
+_COMMANDS = (
+    "run",
+    "describe",
+)
+"""In the order of the help; each is a module here, and the function of its name."""
+
+app = typer.Typer(
+    name="protoserve",
+    help="FastAPI for binary protocols.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """
+    FastAPI for binary protocols.
+    """
+
+
+for _name in _COMMANDS:
+    _module = importlib.import_module(f"{__name__}.{_name}")
+    app.command(_name, cls=Command)(getattr(_module, _name))
