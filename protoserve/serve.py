@@ -244,6 +244,8 @@ class Runner:
     """The socket of each worker, for each server."""
     _supervisor: Supervisor | None = attrs.field(default=None, init=False)
     _owner: int = attrs.field(factory=os.getpid, init=False)
+    _deadline: float = attrs.field(default=0.0, init=False)
+    """When everything has to be over, in monotonic seconds, after `stop`."""
 
     def __attrs_post_init__(self) -> None:
         self._count_workers()
@@ -367,7 +369,7 @@ class Runner:
         together = [s for s in self._servers if isinstance(s, EventLoopMixIn)]
         alone = [s for s in self._servers if s not in together]
         loops = [
-            threading.Thread(target=server.serve_forever, daemon=True)
+            threading.Thread(target=self._serve_alone, args=(server,), daemon=True)
             for server in alone
         ]
         if together:
@@ -377,16 +379,13 @@ class Runner:
         for loop in loops:
             loop.start()
         self._await_stop()
-        deadline = time.monotonic() + self.drain
+        deadline = self._deadline = time.monotonic() + self.drain
         self.service.drain()
         for server in self._servers:
             # shutdown() waits for the request at hand, which may take its time.
             threading.Thread(target=server.shutdown, daemon=True).start()
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
-        for server, loop in zip(alone, loops, strict=False):
-            if not loop.is_alive():
-                _finish_queue(server, deadline)
         self._close_servers()
         if not _wait_until(self._is_idle, deadline):
             logger.warning(
@@ -397,6 +396,14 @@ class Runner:
             self.service.abandon()
             _wait_until(self._is_idle, time.monotonic() + _LAST_WORDS)
         self.service.resume()
+
+    def _serve_alone(self, server: Any) -> None:
+        """
+        Run one server's loop, and handle what had arrived when that ended.
+        """
+        server.serve_forever()
+        # Not in the thread that looks at the time: a peer need not come to an end.
+        _finish_queue(server, self._deadline)
 
     def _is_idle(self) -> bool:
         return not any(server.open_requests for server in self._servers)
