@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from protoserve import checksums
+    from protoserve.batch import Batch
     from protoserve.errors import (
         CorruptedFrameError,
         DeclarationError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
     from protoserve.protocol import Direction, Protocol
     from protoserve.routing import (
+        batch_route,
         connected,
         disconnected,
         malformed,
@@ -72,6 +74,7 @@ else:
     __getattr__, __dir__ = late(
         __name__,
         {
+            "batch": "Batch",
             "checksums": "",
             "errors": (
                 "CorruptedFrameError DeclarationError ErrorResponse "
@@ -89,13 +92,16 @@ else:
             "limits": "Limits",
             "messages": "Caps Message Request checksum_of count_of length_of wire",
             "protocol": "Direction Protocol",
-            "routing": "connected disconnected malformed on_error route unknown",
+            "routing": (
+                "batch_route connected disconnected malformed on_error route unknown"
+            ),
             "service": "Service",
             "session": "Peer Role Session",
         },
     )
 
 __all__ = [
+    "Batch",
     "Caps",
     "Cobs",
     "CorruptedFrameError",
@@ -135,6 +141,7 @@ __all__ = [
     "Slip",
     "SyncWord",
     "UnknownMessageError",
+    "batch_route",
     "checksum_of",
     "checksums",
     "connected",

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import compress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from protoserve.rarelog import RareLog
 from protoserve.server.batch import Block, Reply
 
 if TYPE_CHECKING:
+    from protoserve.columnar import RowsTakers
     from protoserve.connections import Conversation
     from protoserve.service import Service
     from protoserve.session import Session
@@ -76,6 +78,11 @@ class ServiceBatchSide:
         framing = service.framing
         self._longest = inf if framing is None else framing.max_size
         self._pump = service.dispatcher.datagram_pump()
+        self._takers: RowsTakers | None = None
+        if service.gatherings:
+            from protoserve.columnar import RowsTakers
+
+            self._takers = RowsTakers(service)
         self._finished: deque[tuple[Conversation, Any, bool]] = deque()
         self._some_finished = threading.Event()
         self._tasks: set[concurrent.futures.Future[None]] = set()
@@ -86,6 +93,12 @@ class ServiceBatchSide:
         """
         Answer the datagrams of a block.
         """
+        datagrams = block.datagrams()
+        if self._takers is not None:
+            left = self._takers.take(block)
+            if True not in left:
+                return
+            datagrams = compress(datagrams, left)
         if self._tasks or self._finished:
             self._await_room()
         self._received_at = time.time()
@@ -98,7 +111,7 @@ class ServiceBatchSide:
         ready, pump, most = self._ready, self._pump, self._longest
         look_in = _AT_A_TIME
         try:
-            for start, length, sender in block.datagrams():
+            for start, length, sender in datagrams:
                 datagram = data[start : start + length]
                 at = -1
                 found = ready.get(sender) or self._prepare(sender)

@@ -135,6 +135,13 @@ class ServiceHandler(BaseRequestHandler):
         cls.service.count("queue", peer, f"{cls.queue_limit()} requests wait")
 
     @classmethod
+    def process_ends(cls) -> None:
+        """
+        Be told that a process that was forked to serve is about to end.
+        """
+        cls.service.flush()
+
+    @classmethod
     def drain_requests(cls) -> None:
         """
         Let every connection of this process end when it has nothing in flight.
@@ -206,7 +213,7 @@ class Connection:
             peer = Peer.over_tls(sock, address)
         else:
             peer = Peer("tcp" if internet else "unix", address)
-        self.session = service.session(peer)
+        self.session = service.session(peer, sock=sock)
         self.session.flush = self.flush
         self.session.closer = self.stop_reading
         self.session.flow = self._flow

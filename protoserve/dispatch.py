@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -173,6 +173,10 @@ class Dispatcher:
     """Cuts what comes, where that is not for the protocol's framing."""
     tally: Callable[[str], object] = attrs.field(default=_ignore)
     """Is told of a limit by its name, when a peer has exceeded that."""
+    gather: Mapping[type[Message], Callable[..., Any]] = attrs.field(factory=dict)
+    """What takes the messages of batch routes, see `protoserve.gathering`."""
+    in_passing: bool = True
+    """Whether messages may be answered without an event for each."""
     _pumps: dict[bool, tuple[Any, bool]] = attrs.field(init=False, factory=dict)
     """For streams and for datagrams, with whether it cuts; made when first needed."""
     _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
@@ -247,9 +251,11 @@ class Dispatcher:
         return (self._pumps.get(False) or self._make_pump(stream=False))[0]
 
     def _make_pump(self, stream: bool) -> tuple[Any, bool]:
-        made = self.protocol.pump(
-            Direction.REQUEST, self._turn, stream=stream, framing=self.framing
-        )
+        made: tuple[Any, bool] = None, False
+        if self.in_passing:
+            made = self.protocol.pump(
+                Direction.REQUEST, self._turn, stream=stream, framing=self.framing
+            )
         self._pumps[stream] = made
         return made
 
@@ -259,6 +265,16 @@ class Dispatcher:
         """
         from protoserve.codec.generate_turn import Turn
 
+        gather = self.gather.get(cls)
+        if gather is not None:
+            batch_route = self.routes.batches[cls].route
+            return Turn(
+                gather,
+                ("message", "session", "header", "frame"),
+                (),
+                functools.partial(self._turn_failed, batch_route),
+                functools.partial(self._turn_rest, batch_route),
+            )
         found = self.routes.messages.get(cls)
         if found is None or found.arguments is None or found.is_async:
             return None
@@ -326,6 +342,13 @@ class Dispatcher:
 
     def _received(self, session: Session, event: MessageReceived) -> Outcome:
         message = event.message
+        gather = self.gather.get(type(message))
+        if gather is not None:
+            result = gather(message, session, event.header, event.frame.data)
+            if result is None:
+                return not session.closed
+            method = self.routes.batches[type(message)].route
+            return self._try(method, Call(session), result=result)
         found = self.routes.messages.get(type(message))
         if found is None:
             error = UnknownMessageError(

@@ -187,6 +187,15 @@ class Protocol:
         both = itertools.chain.from_iterable(t.values() for t in self._tables.values())
         return tuple(dict.fromkeys(both))
 
+    def tag_of(self, cls: type[Message], direction: Direction) -> Any:
+        """
+        Give a message's tag; `None` for a single message without one.
+
+        Raises:
+            KeyError: it is not in that direction's table.
+        """
+        return self._tags[direction][cls]
+
     def key(self, header: Any, message: Any) -> Hashable:
         """
         Read what ties a response to its request; `None` without `correlate`.
@@ -221,18 +230,29 @@ class Protocol:
             with contextlib.suppress(Exception):
                 self._parsers[direction] = made = self._made_parser(direction)
                 return made(frame, session)  # type: ignore[no-any-return]
-        table = self._tables[direction]
 
         def choose(header: Any) -> tuple[Record, Caps]:
-            tag = plain_tag(self._read_tag(header))
-            cls = table.get(tag)
-            if cls is None:
-                known = ", ".join(map(tag_text, table)) or "none"
-                looks = guess(bytes(frame[:32]))
-                raise UnknownMessageError(self.name, tag, known, looks)
-            return cls._record, cls._caps
+            return self._chosen(header, direction, frame)
 
         return Parsed(*self._codec.parse(frame, choose, session))
+
+    def _chosen(
+        self, header: Any, direction: Direction, frame: BytesLike
+    ) -> tuple[Record, Caps]:
+        """
+        Choose what follows a header.
+
+        Raises:
+            UnknownMessageError: its tag is not in the table.
+        """
+        table = self._tables[direction]
+        tag = plain_tag(self._read_tag(header))
+        cls = table.get(tag)
+        if cls is None:
+            known = ", ".join(map(tag_text, table)) or "none"
+            looks = guess(bytes(frame[:32]))
+            raise UnknownMessageError(self.name, tag, known, looks)
+        return cls._record, cls._caps
 
     def _made_parser(self, direction: Direction) -> Any:
         """
@@ -459,6 +479,21 @@ class Protocol:
         if self.header is None or not isinstance(self.correlate, str):
             return None
         return bits_of(self.header, self.correlate)
+
+    def key_is_apart(self) -> bool:
+        """
+        Say whether a header can be used again with another key put in.
+
+        Not if it is frozen, has parts that are made anew each time, or a tag that
+        depends on the key.
+        """
+        header = self.header
+        if header is None or not str(self.correlate).isidentifier():
+            return False
+        frozen = header.__setattr__ is not object.__setattr__
+        return not (
+            frozen or _has_factories(header) or self.correlate in self._tag_fields
+        )
 
     def _tagged(self, base: Any, tag: Any, key: Any = None) -> Any:
         """

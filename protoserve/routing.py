@@ -5,7 +5,7 @@ Methods marked with `route` answer messages, those marked as hooks are told what
 happens. What a method is given is what its annotations name: the message, the
 `Session`, the protocol's header class, the `Frame`, in hooks the error. The table
 is made, and everything wrong with the class told at once, when the `Service` is
-made.
+made. Methods marked with `batch_route` take many messages at a time.
 
 A method that is named as one of the hooks `connected`, `disconnected`, `unknown`
 and `malformed` is that hook, marked or not.
@@ -21,11 +21,13 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, TypeVar
 
 import attrs
 
 from protoserve import errors
+from protoserve.batch import Batch
 from protoserve.errors import DeclarationError
 from protoserve.events import Frame
 from protoserve.messages import Message, response_types
@@ -33,10 +35,12 @@ from protoserve.protocol import Direction, Protocol
 from protoserve.session import Session
 
 __all__ = [
+    "BatchRoute",
     "Call",
     "Hook",
     "Route",
     "Routes",
+    "batch_route",
     "connected",
     "disconnected",
     "malformed",
@@ -47,7 +51,7 @@ __all__ = [
 ]
 
 _USUAL_NAMES: dict[str, Any] = {
-    **{cls.__name__: cls for cls in (Session, Frame, Message)},
+    **{cls.__name__: cls for cls in (Session, Frame, Message, Batch)},
     **{name: getattr(errors, name) for name in errors.__all__},
     **{name: getattr(collections.abc, name) for name in collections.abc.__all__},
     "Any": Any,
@@ -63,6 +67,7 @@ class Hook(enum.Enum):
     """
 
     ROUTE = "route"
+    BATCH = "batch_route"
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     UNKNOWN = "unknown"
@@ -83,6 +88,30 @@ def route(method: _F) -> _F:
     coroutine function or an async generator.
     """
     return _mark(method, Hook.ROUTE)
+
+
+def batch_route(*, max_rows: int = 4096, max_age: float = 1.0) -> Callable[[_F], _F]:
+    """
+    Mark a method that takes many messages at a time, as a `Batch` of columns.
+
+    It takes one parameter, annotated ``Batch[Reading]``, and answers nothing. It may be
+    a coroutine function, which runs on the service's background loop. Calls come one at
+    a time, in order, from whichever thread has the last row.
+
+    Args:
+        max_rows: rows after which it is called; a message that is more rows by itself
+            comes alone.
+        max_age: seconds after which it is called with what there is.
+    """
+    if type(max_rows) is not int or max_rows < 1:
+        raise DeclarationError(
+            f"batch_route(max_rows=…) takes a whole number above 0, not {max_rows!r}"
+        )
+    if not 0 < max_age < inf:
+        raise DeclarationError(
+            f"batch_route(max_age=…) takes seconds above 0, not {max_age!r}"
+        )
+    return lambda method: _mark(method, Hook.BATCH, max_rows, max_age)
 
 
 def connected(method: _F) -> _F:
@@ -171,12 +200,25 @@ class Route:
 
 
 @attrs.frozen
+class BatchRoute:
+    """
+    A method that takes batches, and when it is called.
+    """
+
+    route: Route
+    max_rows: int
+    max_age: float
+    """Seconds."""
+
+
+@attrs.frozen
 class Routes:
     """
     All that a handler answers.
     """
 
     messages: dict[type[Message], Route]
+    batches: dict[type[Message], BatchRoute]
     connected: Route | None
     disconnected: Route | None
     unknown: Route | None
@@ -222,6 +264,7 @@ def routes_of(protocol: Protocol, handler: Any) -> Routes:
         raise DeclarationError(f"{name} cannot serve {protocol.name}:\n{lines}")
     return Routes(
         compiler.messages,
+        compiler.batches,
         compiler.hooks.get(Hook.CONNECTED),
         compiler.hooks.get(Hook.DISCONNECTED),
         compiler.hooks.get(Hook.UNKNOWN),
@@ -236,6 +279,7 @@ class _Compiler:
     handler: Any
     problems: list[str] = attrs.field(factory=list)
     messages: dict[type[Message], Route] = attrs.field(factory=dict)
+    batches: dict[type[Message], BatchRoute] = attrs.field(factory=dict)
     hooks: dict[Hook, Route] = attrs.field(factory=dict)
     errors: dict[type[Exception], Route] = attrs.field(factory=dict)
 
@@ -286,6 +330,8 @@ class _Compiler:
                 sources.append(source)
             if source == "message":
                 answered += _members(hint)
+            elif source == "batch":
+                answered += typing.get_args(hint)
         method = getattr(self.handler, name)
         plain = inspect.unwrap(function)
         is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(
@@ -317,10 +363,17 @@ class _Compiler:
                     "it takes no message; annotate one parameter with a message class",
                 )
             for cls in answered:
-                if cls in self.messages:
-                    other = self.messages[cls].name
-                    self._problem(function, f"{cls.__name__} has a route: {other}()")
+                self._claim(function, cls)
                 self.messages[cls] = compiled
+        elif hook is Hook.BATCH:
+            if len(compiled.arguments or ()) != 1 or compiled.answers:
+                self._problem(
+                    function,
+                    "it takes one parameter, annotated Batch[MESSAGE], and returns None",
+                )
+            for cls in answered:
+                self._claim(function, cls)
+                self.batches[cls] = BatchRoute(compiled, *details)
         elif hook is Hook.ERROR:
             for kind in details:
                 if kind in self.errors:
@@ -332,6 +385,12 @@ class _Compiler:
                 other = self.hooks[hook].name
                 self._problem(function, f"there is a hook {hook.value}: {other}()")
             self.hooks[hook] = compiled
+
+    def _claim(self, function: Any, cls: type[Message]) -> None:
+        for other in (self.messages.get(cls), self.batches.get(cls)):
+            if other is not None:
+                name = other.name if isinstance(other, Route) else other.route.name
+                self._problem(function, f"{cls.__name__} has a route: {name}()")
 
     def _names(self, function: Any) -> dict[str, Any]:
         """
@@ -352,6 +411,10 @@ class _Compiler:
         members = _members(hint)
         if not members:
             return None
+        inbound = self.protocol.table(Direction.REQUEST).values()
+        if hook is Hook.BATCH:
+            (found,) = typing.get_args(hint) if _is_batch(hint) else (None,)
+            return "batch" if found in inbound else None
         if all(m is Session for m in members):
             return "session"
         if hook in (Hook.CONNECTED, Hook.DISCONNECTED):
@@ -362,7 +425,6 @@ class _Compiler:
             return "header"
         if all(_is_class_of(m, Exception) for m in members):
             return None if hook is Hook.ROUTE else "error"
-        inbound = self.protocol.table(Direction.REQUEST).values()
         if hook in (Hook.ROUTE, Hook.ERROR) and all(m in inbound for m in members):
             return "message"
         return None
@@ -371,6 +433,13 @@ class _Compiler:
         if hint is None:
             return f"parameter {name!r} has no annotation, so nothing can be passed"
         shown = getattr(hint, "__name__", str(hint))
+        if hook is Hook.BATCH:
+            inbound = self.protocol.table(Direction.REQUEST).values()
+            known = ", ".join(c.__name__ for c in inbound) or "none"
+            return (
+                f"parameter {name!r} is a {hint}; a batch_route method takes Batch[…] of "
+                f"a message that {self.protocol.name} receives (known: {known})"
+            )
         members = _members(hint)
         if all(_is_class_of(m, Message) for m in members):
             inbound = self.protocol.table(Direction.REQUEST).values()
@@ -460,7 +529,7 @@ def _members(hint: Any) -> list[Any]:
     return [hint]
 
 
-_PLAIN = {"message", "session", "header"}
+_PLAIN = {"message", "session", "header", "batch"}
 
 _CARRIERS = (
     collections.abc.Iterable,
@@ -488,6 +557,10 @@ def _results(hint: Any) -> Iterator[Any]:
                     yield from _results(argument)
         else:
             yield member
+
+
+def _is_batch(hint: Any) -> bool:
+    return typing.get_origin(hint) is Batch
 
 
 def _is_class_of(value: Any, base: type | tuple[type, ...]) -> bool:

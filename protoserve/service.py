@@ -21,7 +21,7 @@ import typing
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
@@ -39,6 +39,11 @@ from protoserve.routing import routes_of
 from protoserve.server._waiting import Waker
 from protoserve.session import Peer, Role, Session
 from protoserve.tally import Tally
+
+if TYPE_CHECKING:
+    from protoserve.gathering import Gathering
+    from protoserve.journal import Journal
+    from protoserve.messages import Message
 
 __all__ = ["Service"]
 
@@ -80,6 +85,7 @@ class Service:
         lifespan: a context manager function that takes the service, sync or async.
             It is entered before the first message and left when the service is
             closed.
+        journal: records each message; whoever has made it closes it.
         on_malformed: what follows a malformed message that no hook has answered:
             ``"close"`` or ``"skip"``. By default streams are closed and datagrams
             skipped.
@@ -103,6 +109,7 @@ class Service:
         *,
         limits: Limits | None = None,
         lifespan: Callable[[Service], Any] | None = None,
+        journal: Journal | None = None,
         on_malformed: Policy | None = None,
         on_unknown: Policy | None = None,
         on_failed: Policy | None = None,
@@ -119,14 +126,17 @@ class Service:
         processes together that were forked to serve.
         """
         self._routes = routes_of(protocol, handler)
+        self._background = BackgroundLoop()
+        self.gatherings = self._make_gatherings()
+        """What stands behind each batch route, by its message's class."""
         self._policies = Policies(
             malformed=on_malformed, unknown=on_unknown, failed=on_failed
         )
+        self._journal = journal
         self.limits = Limits() if limits is None else limits
         self.lifespan = lifespan
         self.draining = False
         """Whether connections are to end once they have nothing in flight."""
-        self._background = BackgroundLoop()
         self.RequestHandlerClass: type[ServiceHandler] = type(
             f"{type(handler).__name__}RequestHandler",
             (ServiceHandler,),
@@ -163,15 +173,48 @@ class Service:
             self._policies,
             self.framing,
             self.refused.add,
+            {cls: found.add for cls, found in self.gatherings.items()},
+            in_passing=self._journal is None,
         )
         self._limits = limits
 
-    def session(self, peer: Peer, *, stream: bool = True) -> Session:
+    @property
+    def journal(self) -> Journal | None:
+        """
+        What records each message. Another may be set before it is served.
+        """
+        return self._journal
+
+    @journal.setter
+    def journal(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self.limits = self._limits  # makes the dispatcher anew
+
+    def session(
+        self, peer: Peer, *, stream: bool = True, sock: socket.socket | None = None
+    ) -> Session:
         """
         Begin a session with a peer.
+
+        Args:
+            peer: the other party.
+            stream: whether bytes come as a stream.
+            sock: the socket that it is spoken over, for the journal.
         """
-        return Session(
-            self.protocol, Role.SERVER, peer, stream=stream, framing=self.framing
+        if self._journal is None:
+            return Session(
+                self.protocol, Role.SERVER, peer, stream=stream, framing=self.framing
+            )
+        from protoserve.journal import RecordedSession
+
+        return RecordedSession(
+            self._journal,
+            sock,
+            self.protocol,
+            Role.SERVER,
+            peer,
+            stream=stream,
+            framing=self.framing,
         )
 
     def _make_private(self) -> None:
@@ -184,11 +227,39 @@ class Service:
         self._lock = threading.RLock()
         self._opening = threading.Lock()
         self.refused.make_private()
+        if self._journal is not None:
+            self._journal.make_private()
+        for gathering in self.gatherings.values():
+            gathering.make_private()
         self._connections: dict[Connected, str] = {}
         self._per_address: Counter[str] = Counter()
         # The old one is closed first: there may be no descriptors to spare.
         vars(self).pop("waker", None)
         self.waker = Waker()
+
+    def _make_gatherings(self) -> dict[type[Message], Gathering]:
+        if not self._routes.batches:
+            return {}
+        try:
+            from protoserve.gathering import Gathering
+        except ModuleNotFoundError as exc:
+            if exc.name != "numpy":
+                raise
+            raise DeclarationError(
+                "batch routes need NumPy; install it with pip install "
+                "'protoserve[numpy]'"
+            ) from exc
+        return {
+            cls: Gathering(self.protocol, cls, found, self._background)
+            for cls, found in self._routes.batches.items()
+        }
+
+    def flush(self) -> None:
+        """
+        Give all that has gathered for batch routes to them.
+        """
+        for gathering in self.gatherings.values():
+            gathering.complete(gathering.flush())
 
     def done(self, outcome: Outcome) -> bool:
         """
@@ -242,6 +313,8 @@ class Service:
                 for table in list(self._tables.values()):
                     table.clear()
             self._part()
+            for gathering in self.gatherings.values():
+                gathering.close()
             try:
                 leave()
             finally:
@@ -369,7 +442,9 @@ class Service:
         signal handler.
         """
         self.draining = True
-        self.waker.wake()
+        waker = vars(self).get("waker")
+        if waker is not None:  # there is none while a child makes its own
+            waker.wake()
 
     def resume(self) -> None:
         """
@@ -445,7 +520,7 @@ class Service:
     def _begin_datagrams(self, sock: socket.socket, address: Any) -> Session:
         transport = "unixgram" if sock.family == socket.AF_UNIX else "udp"
         peer = Peer(transport, address)
-        session = self.session(peer, stream=False)
+        session = self.session(peer, stream=False, sock=sock)
 
         # A Unix socket would wait for a peer that does not read.
         flags = socket.MSG_DONTWAIT if transport == "unixgram" else 0

@@ -131,6 +131,8 @@ class Repeating:
     rows: Columns
     count: Size
     """How many: a number, a function of the head, or `None`: as many as there are."""
+    is_checked: bool = False
+    """Whether `matches` of head and records refuses all that parsing would."""
 
     def split(self, data: bytes | memoryview) -> tuple[NDArray[Any], NDArray[Any]]:
         """

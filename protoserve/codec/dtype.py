@@ -24,6 +24,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from construct import Enum
 
 from protoserve.codec.columns import (
     Columns,
@@ -62,7 +63,7 @@ from protoserve.errors import DeclarationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Columns", "Repeating", "columns_of", "repeating_of"]
+__all__ = ["Columns", "Repeating", "columns_of", "number_types", "repeating_of"]
 
 
 def columns_of(message: Any) -> Columns:
@@ -106,12 +107,37 @@ def repeating_of(message: Any) -> Repeating:
     if not isinstance(element, Group):
         element = Group((Item("value", element),), None)
     head = _columns(Group(tuple(ahead), record), name)
+    rows = _columns(element, where)
+    follows = [item.computed for item in ahead if item.computed is not None]
     return Repeating(
         attrs.evolve(head, parsed=False),  # nothing parses a head alone
         last.name,
-        _columns(element, where),
+        rows,
         count,
+        # A count is compared with the message's size; what else there may be is not.
+        is_checked=not head._parsed
+        and not rows._parsed
+        and (count is not None or not follows)
+        and all(
+            isinstance(rule, CountOf) and rule.first == last.name for rule in follows
+        )
+        and len(follows) <= 1,
     )
+
+
+def number_types(message: Any) -> dict[str, str]:
+    """
+    Give the dtypes of a message's fields that are numbers, whatever the rest is.
+    """
+    plan = plan_of(message._record)
+    found: dict[str, str] = {}
+    for item in plan.items if isinstance(plan, Group) else ():
+        node = item.node
+        if isinstance(node, Mapped) and isinstance(node.source, EnumField | Enum):
+            node = node.inner
+        if item.name is not None and isinstance(node, Number) and node.code:
+            found[item.name] = _number(node)[0]
+    return found
 
 
 def _group_of(record: Record) -> Group:

@@ -60,7 +60,7 @@ class Turn:
 
     method: Callable[..., Any]
     arguments: tuple[str, ...]
-    """What the method takes, of ``message``, ``session`` and ``header``."""
+    """What the method takes, of ``message``, ``session``, ``header`` and ``frame``."""
     answers: tuple[tuple[Record, Mapping[str, int]], ...]
     """What it may return, and the header's fields that are its tag."""
     failed: Callable[..., Any]
@@ -233,7 +233,12 @@ def _make_turn(
         )
         lines[:0] = ["        " + line for line in first]
     out = writer.out
-    sources = {"message": "o", "session": "session", "header": "h"}
+    sources = {
+        "message": "o",
+        "session": "session",
+        "header": "h",
+        "frame": "buf[start:stop_at]",
+    }
     arguments = ", ".join(sources[name] for name in turn.arguments)
     out.constants["TRAILER"] = whole.trailer
     answers: list[str] = []

@@ -181,7 +181,8 @@ class Block:
         """The senders' raw addresses: ``sockaddr_in``, ``sockaddr_in6`` or a path's."""
         self.addresses = AddressBook(sock.family)
         """Translates raw addresses."""
-        self._fixed_names = sock.family != getattr(socket, "AF_UNIX", None)
+        self.is_internet = sock.family != getattr(socket, "AF_UNIX", None)
+        """Whether all names have one length, and there are no others."""
         self._unpack_names = struct.Struct(f"{self.name_stride}s").iter_unpack
         self._offsets = range(0, rows * self.stride, self.stride)
         self._portable = portable or _recvmmsg is None
@@ -380,7 +381,7 @@ class Block:
         Give each row's raw address; no bytes for a Unix peer without a name.
         """
         used = bytes(self.names[: self.count * self.name_stride])
-        if self._fixed_names:
+        if self.is_internet:
             return [name for (name,) in self._unpack_names(used)]
         lengths = self._name_lengths[: self.count].tolist()
         places = range(0, len(used), self.name_stride)

@@ -150,6 +150,8 @@ class ForkingMixIn(_Base):
             return 1
         finally:
             self.shutdown_request(request)
+            ends = getattr(self.RequestHandlerClass, "process_ends", _nothing)
+            ends()
             _flush_standard_streams()
 
     def __remember(self, pid: int, ended: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ import attrs
 from construct import Array, Bytes, Const, Float32b, Int8ub, Int16ub, Int32ub, this
 
 from protoserve import (
+    Batch,
     Frame,
     LengthPrefixed,
     Limits,
@@ -19,6 +20,7 @@ from protoserve import (
     Service,
     Session,
     UnknownMessageError,
+    batch_route,
     checksum_of,
     checksums,
     count_of,
@@ -118,3 +120,12 @@ assert_type(reading.samples, list[int])
 assert_type(Reading(device=7, celsius=21.5, samples=[1, 2]).celsius, float)
 assert_type(Named(b=2), Named)
 assert_type(Sized(Color.RED, b"x", where=Point(1, y=2)).where.x, int)
+
+
+@attrs.define
+class Collector:
+    @batch_route(max_rows=100, max_age=0.5)
+    def points(self, batch: Batch[Point]) -> None:
+        assert_type(len(batch), int)
+        assert_type(batch.messages[0], Point)
+        assert_type(list(batch.columns), list[str])

@@ -1,0 +1,213 @@
+"""
+Rows of batch routes, taken out of a block of datagrams without looking at each.
+
+The bytes of a block lie at equal distances, so the fixed parts of all its frames are one
+array, and so are the records behind them. Which of them are well-formed messages for the
+route is found a column at a time. Those are copied, and the block is free for the next
+receive; the others are left to be handled one by one, which also tells what is wrong with
+them.
+
+That is done where columns alone tell what parsing would refuse, and where nobody asks to
+be told of single peers or messages (hooks for connections, a state table).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from protoserve.batch import Chunk, Layout
+from protoserve.protocol import Direction
+from protoserve.session import Peer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from protoserve.gathering import Gathering
+    from protoserve.server.batch import Block
+    from protoserve.service import Service
+
+__all__ = ["RowsTakers"]
+
+
+class RowsTakers:
+    """
+    Takes the rows of all batch routes of a service.
+    """
+
+    def __init__(self, service: Service) -> None:
+        made = [_taker(service, each) for each in service.gatherings.values()]
+        self._takers = [taker for taker in made if taker is not None]
+
+    def take(self, block: Block) -> list[bool]:
+        """
+        Take what is for the routes; say which datagrams are left.
+        """
+        left = np.ones(block.count, np.bool_)
+        if not block.gro and block.is_internet:
+            for taker in self._takers:
+                taker.take(block, left)
+        return left.tolist()
+
+
+def _taker(service: Service, gathering: Gathering) -> _RowsTaker | None:
+    """
+    Make what takes the rows of a batch route; `None` where each has to be looked at.
+    """
+    layout, protocol, routes = gathering.layout, service.protocol, service._routes
+    framing = service.framing
+    if layout is None or not layout.is_checked:
+        return None
+    if routes.connected or routes.disconnected or protocol.states is not None:
+        return None
+    if service.journal is not None or (framing is not None and framing.in_frame):
+        return None
+    tags: list[tuple[str, Any]] = []
+    if protocol.tag is not None:
+        names = (protocol.tag,) if isinstance(protocol.tag, str) else protocol.tag
+        found = protocol.tag_of(layout.message, Direction.REQUEST)
+        values = found if isinstance(found, tuple) else (found,)
+        if not isinstance(names, tuple) or not all(type(v) is int for v in values):
+            return None
+        if not set(names) <= set(layout.parts["header"].names):
+            return None
+        tags = list(zip(names, values, strict=True))
+    longest = np.iinfo("u4").max if framing is None else framing.max_size
+    if layout.size > longest:
+        return None
+    return _RowsTaker(gathering, layout, tags, longest)
+
+
+class _RowsTaker:
+    """
+    Takes the rows of one batch route.
+
+    Args:
+        gathering: where they go.
+        layout: where they are in a frame.
+        tags: the header's columns that say which message it is, and their values.
+        longest: bytes of the longest frame.
+    """
+
+    def __init__(
+        self,
+        gathering: Gathering,
+        layout: Layout,
+        tags: list[tuple[str, Any]],
+        longest: int,
+    ) -> None:
+        self._gathering = gathering
+        self._layout = layout
+        self._tags = tags
+        self._longest = longest
+        # Copied as bytes, whatever is in them.
+        self._whole = np.dtype(f"V{layout.size}")
+        self._record = None if layout.records is None else layout.records.rows.dtype
+        self._block: Block | None = None
+
+    def take(self, block: Block, left: NDArray[np.bool_]) -> None:
+        """
+        Take what is for the route, and take note that it is not left.
+        """
+        count = block.count
+        if block is not self._block:
+            self._know(block)
+        stride, data = block.stride, block.data
+        lengths = self._lengths[:count]
+        frames: Any = np.ndarray((count,), self._whole, data, 0, (stride,))
+        if self._record is None:
+            good = lengths == self._layout.size  # and that is not too long
+        else:
+            good = (lengths >= self._layout.size) & (lengths <= self._longest)
+        places = None if good.all() else np.flatnonzero(good)
+        heads = frames.copy() if places is None else frames[places]
+        heads = heads.view(self._layout.dtype)
+        fits = self._layout.matches(heads)
+        for name, value in self._tags:
+            header = self._layout.parts["header"]
+            fits &= header.column(heads["header"], name) == value
+        rows = counts = None
+        if self._record is not None:
+            if places is None:
+                places = np.arange(count)
+            rows, counts = self._records(block, heads, places, lengths[places], fits)
+        if not fits.all():
+            heads = heads[fits]
+            places = np.flatnonzero(fits) if places is None else places[fits]
+        if not len(heads):
+            return
+        left[slice(None) if places is None else places] = False
+        if counts is not None and places is not None and not counts.all():
+            # A message without records is no row.
+            heads, places = heads[counts > 0], places[counts > 0]
+            counts = counts[counts > 0]
+        if len(heads):
+            self._give(block, heads, rows, counts, places)
+
+    def _know(self, block: Block) -> None:
+        """
+        Make the arrays that every receive fills anew.
+        """
+        self._block = block
+        self._lengths = np.asarray(block.lengths)
+        self._seconds = np.asarray(block.seconds)
+        self._nanoseconds = np.asarray(block.nanoseconds)
+        plain = block.addresses.plain
+        self._peer = lambda sender: Peer("udp", plain(sender))
+
+    def _records(
+        self,
+        block: Block,
+        heads: NDArray[Any],
+        places: NDArray[Any],
+        lengths: NDArray[Any],
+        fits: NDArray[np.bool_],
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """
+        Copy the records of all frames that are well-formed; `fits` then says which.
+        """
+        record, size = self._record, self._layout.size
+        assert record is not None
+        assert self._layout.records is not None
+        each = record.itemsize
+        counts, rest = np.divmod(lengths.astype("i8") - size, each)
+        fits &= rest == 0
+        claimed = self._layout.counts(heads)
+        if claimed is not None:
+            fits &= claimed == counts
+        while True:
+            taken = counts[fits]
+            most = int(taken.max(initial=0))
+            shape, strides = (block.count, most), (block.stride, each)
+            table: Any = np.ndarray(shape, f"V{each}", block.data, size, strides)[
+                places[fits]
+            ]
+            if (taken == most).all():
+                rows = table.reshape(-1)
+            else:
+                rows = table[np.arange(most) < taken[:, None]]
+            rows = rows.view(record)
+            good = self._layout.records.rows.matches(rows)
+            if good.all():
+                return rows, taken
+            # A frame with one bad record is malformed altogether.
+            owners = np.repeat(np.flatnonzero(fits), taken)
+            fits[owners[~good]] = False
+
+    def _give(
+        self,
+        block: Block,
+        heads: NDArray[Any],
+        rows: NDArray[Any] | None,
+        counts: NDArray[Any] | None,
+        places: NDArray[Any] | None,
+    ) -> None:
+        count = block.count
+        where = slice(0, count) if places is None else places
+        times = self._seconds[where] * 1_000_000_000 + self._nanoseconds[where]
+        senders = np.frombuffer(block.names, f"V{block.name_stride}", count)[
+            where
+        ].copy()
+        chunk = Chunk(heads, rows, counts, times, senders, self._peer)
+        self._gathering.complete(self._gathering.add_chunk(chunk))
