@@ -242,6 +242,16 @@ class Dispatcher:
             session.receive_data(data)
         return self.answer(session)
 
+    def stream_pump(self) -> Any:
+        """
+        Give the function that cuts and answers what a stream brought, if there is one.
+        """
+        if self.protocol.framing is None:
+            return None
+        made = self._pumps.get(True)
+        pump, cuts = self._make_pump(stream=True) if made is None else made
+        return pump if cuts else None
+
     def datagram_pump(self) -> Any:
         """
         Give the function that answers a datagram in passing, if there is one.

@@ -1,9 +1,8 @@
 """
 The event loop's side of a service: what `EventLoopMixIn` runs.
 
-A stream connection is an asyncio protocol with one buffer for all: what one read
-delivered is cut into frames and answered in one pass, and the answers leave in one
-write. Routes that are coroutines run as tasks; meanwhile the connection's next
+A stream connection is an asyncio protocol: what one read delivered is cut into frames
+and answered in one pass, and the answers leave in one write. Routes that are coroutines run as tasks; meanwhile the connection's next
 frames wait, or run beside it where the protocol can tell their answers apart, up to
 a limit. Reading pauses while the peer does not take what was sent.
 
@@ -20,6 +19,8 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from protoserve.deadlines import GOOD_PART, GOODBYE, MOST_PUSHED, Deadlines
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopConnection", "ServiceLoopSide"]
 
-_BUFFER = 256 * 1024
-"""Bytes of the one buffer that all connections read into."""
 _LARGEST_MARK = (1 << 31) - 1
 """What uvloop can hold of a high-water mark, in bytes."""
+_take_first = deque.popleft
 _SWEEP = 1.0
 """Seconds between two looks at the deadlines, at most."""
 
@@ -64,7 +64,8 @@ class ServiceLoopSide:
         """Messages of one connection that coroutines answer at a time."""
         if service.protocol.correlate is not None:
             self.most_tasks = service.limits.requests or sys.maxsize
-        self.buffer = memoryview(bytearray(_BUFFER))
+        self.pump = service.dispatcher.stream_pump()
+        """Answers what is read in passing, where there is such a function."""
         self.connections: set[LoopConnection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         limits = service.limits
@@ -165,7 +166,7 @@ class ServiceLoopSide:
         self._sweeper = self.loop.call_later(self._pause, self._sweep)
 
 
-class LoopConnection(asyncio.BufferedProtocol):
+class LoopConnection(asyncio.Protocol):
     """
     One stream connection on an event loop.
     """
@@ -194,7 +195,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.address = address
         transport = "tcp" if isinstance(address, tuple) else "unix"
         peer = Peer(transport, address)
-        self.session = side.service.session(peer)
+        self.session = side.service.session(peer, sock=sock)
         self.session.flush = self.flush
         self.session.closer = self.close
         self.session.flow = self._flow
@@ -229,26 +230,32 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.side.connections.add(self)
         self._carry_on(self.side.service.dispatcher.connected(self.session))
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+    def data_received(self, data: bytes) -> None:
         """
-        Give the buffer that all connections read into.
-        """
-        return self.side.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """
-        Take what one read delivered.
+        Take what one read delivered, and answer it.
         """
         if self._ending or self._over:
             return
         session, side = self.session, self.side
-        data = bytes(side.buffer[:nbytes])
         if self._tasks or self._resumed is not None:
             session.receive_data(data)
             self._run()
-        else:
-            session.held = True
+            return
+        session.held = True
+        if side.pump is None or not session.spent:
             self._run(side.take(session, data))
+            return
+        outcome = session.pass_through(data, side.pump)
+        if outcome is not True or not session.spent or session.closed:
+            self._run(None if outcome is True else outcome)
+            return
+        # All of it is answered, as it mostly is.
+        session.held = False
+        self.deadlines.after_read(session.received, 0, time.monotonic())
+        if session.outgoing:
+            self._write()
+        if side.service.draining:
+            self.end_when_idle()
 
     def eof_received(self) -> bool:
         """
@@ -417,11 +424,13 @@ class LoopConnection(asyncio.BufferedProtocol):
             ) from None
 
     def _write(self) -> None:
+        # Other threads may add to it meanwhile; nobody else takes.
         out = self.session.outgoing
-        alone = len(out) == 1
-        data = out.popleft() if alone else b"".join(self.session.data_to_send())
-        if not self.transport.is_closing():
-            self.transport.write(data)
+        count = len(out)
+        if count == 1:
+            self.transport.write(out.popleft())
+        else:
+            self.transport.write(b"".join(map(_take_first, repeat(out, count))))
 
     # Ending ----------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from protoserve.server._handshake import HandshakeError, choose, failure, look
 
 __all__ = ["TLSStream"]
 
+_PORTION = 256 * 1024
+"""Bytes that are handed over together, at most about."""
 _GOODBYE = 0.5
 """Seconds that a peer is given to read why its handshake was refused."""
 
@@ -233,11 +235,10 @@ class TLSStream(asyncio.BufferedProtocol):
         Hand over what has been decrypted, all of it together.
         """
         while not (self._paused or self._ended or self._transport.is_closing()):
-            view = memoryview(self._inner.get_buffer(-1))
-            count = self._decrypt(view)
-            if count:
-                self._inner.buffer_updated(count)
-            if count < len(view):
+            data = self._decrypt()
+            if data:
+                self._inner.data_received(data)
+            if len(data) < _PORTION:
                 break
         # After a request to renew keys there is something to answer.
         self._flush()
@@ -246,27 +247,29 @@ class TLSStream(asyncio.BufferedProtocol):
             if not self._inner.eof_received():
                 self.close()
 
-    def _decrypt(self, view: memoryview) -> int:
+    def _decrypt(self) -> bytes:
         """
-        Fill a buffer as far as possible; take note of the stream's end.
+        Give what has been decrypted, a good part of it; take note of the stream's end.
         """
-        count = 0
-        while count < len(view):
+        pieces: list[bytes] = []
+        left = _PORTION
+        while left > 0:
             try:
-                read = self._tls.read(len(view) - count, view[count:])
+                read = self._tls.read(left)
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                read = 0
+                read = b""
             except ssl.SSLError:  # no TLS any more; an alert that says so is on its way
-                read = 0
+                read = b""
                 self._told = True
                 self._loop.call_soon(self._transport.close)
             if not read:
                 self._ended = True
                 break
-            count += read
-        return count
+            pieces.append(read)
+            left -= len(read)
+        return b"".join(pieces)
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self._transport.is_closing():

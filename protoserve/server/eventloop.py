@@ -4,7 +4,7 @@ One thread for all connections: an event loop in place of the classic one.
 The steps stay the classic ones. The loop watches the server's descriptor, takes
 requests with `get_request` and `verify_request`, and hands them to
 `process_request`, which here gives them to the loop: a stream gets an asyncio
-protocol, datagrams are received by a loop of our own (asyncio's own datagram
+protocol (whose socket is watched by ourselves, see `_direct`), datagrams are received by a loop of our own (asyncio's own datagram
 transport allocates 256 KiB for each read).
 
 A blocking handler would stop everyone, so only handler classes that know event
@@ -15,6 +15,7 @@ used where it is installed.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from protoserve.server._reporting import tell_failure
 if TYPE_CHECKING:
     import asyncio
 
+    from protoserve.server._direct import DirectSockets
     from protoserve.server.base import BaseServer as _Base
 else:
     _Base = object
@@ -46,6 +48,9 @@ class LoopSide(Protocol):
     def connection(self, request: socket.socket, client_address: Any) -> Any:
         """
         Make the asyncio protocol for a new stream connection.
+
+        One that has ``data_received`` is called by a transport of ours, a
+        `asyncio.BufferedProtocol` by the loop's own.
         """
 
     def datagram(self, data: bytes, client_address: Any) -> None:
@@ -115,6 +120,17 @@ def serve_together(
         loop.close()
 
 
+def _direct_sockets(loop: asyncio.AbstractEventLoop) -> DirectSockets | None:
+    """
+    Watch sockets directly, where that can be done.
+    """
+    if not hasattr(select, "epoll"):
+        return None
+    from protoserve.server._direct import DirectSockets
+
+    return DirectSockets(loop)
+
+
 class EventLoopMixIn(_Base):
     """
     Handles all requests on an event loop, in the thread that serves.
@@ -143,6 +159,7 @@ class EventLoopMixIn(_Base):
     """Seconds that connections may take to end after `shutdown`."""
 
     _side: LoopSide | None = None
+    _direct: DirectSockets | None = None
     _wake_event: asyncio.Event | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -176,17 +193,22 @@ class EventLoopMixIn(_Base):
             self.close_request(request)
             return
         assert self.loop is not None
-        task = self.loop.create_task(self._connect(request, client_address))
+        protocol = self._loop_protocol(request, client_address)
+        if self._direct is not None and hasattr(protocol, "data_received"):
+            self._direct.connect(request, protocol)
+            return
+        connecting = self._connect(request, client_address, protocol)
+        task = self.loop.create_task(connecting)
         self._loop_connecting.add(task)  # the loop itself keeps no reference
         task.add_done_callback(self._loop_connecting.discard)
 
-    async def _connect(self, request: socket.socket, client_address: Any) -> None:
+    async def _connect(
+        self, request: socket.socket, client_address: Any, protocol: Any
+    ) -> None:
         assert self.loop is not None
         request.setblocking(False)
         try:
-            await self.loop.connect_accepted_socket(
-                lambda: self._loop_protocol(request, client_address), request
-            )
+            await self.loop.connect_accepted_socket(lambda: protocol, request)
         except Exception as error:
             tell_failure(self, request, client_address, error)
             self.shutdown_request(request)
@@ -208,6 +230,7 @@ class EventLoopMixIn(_Base):
 
         self._loop_connecting: set[asyncio.Task[None]] = set()
         self._side = self.RequestHandlerClass.loop_side(self, loop)  # type: ignore[attr-defined] # checked in __init__
+        self._direct = _direct_sockets(loop)
         event = self._wake_event = asyncio.Event()
         descriptor = self.fileno()
         self.socket.setblocking(False)  # type: ignore[attr-defined] # servers of sockets have one
@@ -220,7 +243,11 @@ class EventLoopMixIn(_Base):
                 self.service_actions()
         finally:
             loop.remove_reader(descriptor)
-        await self._drain()
+        try:
+            await self._drain()
+        finally:
+            if self._direct is not None:
+                self._direct.close()
 
     async def _drain(self) -> None:
         import asyncio
