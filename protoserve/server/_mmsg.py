@@ -61,12 +61,19 @@ _MOST_COALESCED = 65_536
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _TIMESTAMPNS = 35
 """SO_TIMESTAMPNS, and the type of its ancillary data, in Linux."""
+_UDP_SEGMENT = 103
 _UDP_GRO = 104
 _STAMP_SPACE = 32
 _SEGMENT_SPACE = 24
 """CMSG_SPACE of a struct timespec, and of an int."""
 _LINE = 64
 _PAGE = 4096
+_MOST_SEGMENTS = 64
+_MOST_SENT = 65_000
+"""Bytes that are cut, at most: together they are as long as a datagram may be."""
+_LONGEST_SEGMENT = 1232
+"""Bytes that any path for IPv6 takes (RFC 8200 section 5), less IPv6's and UDP's
+headers; of longer datagrams each leaves by itself."""
 _SEND_BYTES = 256 * 1024
 """Bytes of replies that one call sends, at most."""
 _SEND_PATIENCE = 1.0
@@ -409,11 +416,32 @@ class Block:
                 yield start + offset, min(segment, length - offset), sender
 
 
+def _alike(names: Sequence[bytes], lengths: Sequence[int]) -> list[int]:
+    """
+    Say how many of some datagrams, one after the other, the kernel may take as one.
+    """
+    groups: list[int] = []
+    before, size, room = b"", -1, 0
+    for name, length in zip(names, lengths, strict=True):
+        if room and length == size and name == before:
+            groups[-1] += 1
+            room -= 1
+            continue
+        groups.append(1)
+        before, size = name, length
+        room = 0
+        if 0 < length <= _LONGEST_SEGMENT:
+            room = min(_MOST_SEGMENTS, _MOST_SENT // length) - 1
+    return groups
+
+
 class Sender:
     """
     Sends many datagrams at once.
 
-    One that cannot be sent does not keep the others; the order is kept.
+    One that cannot be sent does not keep the others; the order is kept. Datagrams of
+    one size for one peer, one after the other, go through the kernel as one, which
+    cuts them apart at the end (UDP_SEGMENT).
 
     Args:
         sock: the socket to send by.
@@ -431,11 +459,18 @@ class Sender:
         # A Unix peer that does not read is its own fault; our own buffer is not.
         self._waits = sock.family != getattr(socket, "AF_UNIX", None)
         self._patient_until: float | None = None
+        self._segments = self._waits and sys.platform == "linux"
+        """Whether the kernel is asked to cut datagrams apart."""
         size = self._name_size = name_size(sock.family)
         self._data = memoryview(bytearray(_SEND_BYTES))
         self._names = memoryview(bytearray(rows * size))
         self._vectors = memoryview(bytearray(rows * _VECTOR.size))
+        control = _CONTROL.pack(
+            _CONTROL.size + 2, socket.IPPROTO_UDP, _UDP_SEGMENT
+        ).ljust(_SEGMENT_SPACE, b"\0")
+        self._control = memoryview(bytearray(control * rows))
         names, vectors = _address(self._names), _address(self._vectors)
+        controls = _address(self._control)
         self._data_at = _address(self._data)
         self._headers = memoryview(
             bytearray(
@@ -445,7 +480,7 @@ class Sender:
                         size,
                         vectors + row * _VECTOR.size,
                         1,
-                        0,
+                        controls + row * _SEGMENT_SPACE,
                         0,
                         0,
                         0,
@@ -455,6 +490,12 @@ class Sender:
             )
         )
         self._headers_at = _address(self._headers)
+        self._control_sizes = self._headers.cast("Q")[
+            _CONTROL_USED // 8 :: _HEADER.size // 8
+        ]
+        self._segment_sizes = self._control.cast("H")[
+            _CONTROL.size // 2 :: _SEGMENT_SPACE // 2
+        ]
         numbers = self._vectors.cast("Q")
         self._starts, self._lengths = numbers[0::2], numbers[1::2]
         self._name_lengths = self._headers.cast("I")[_NAME_LENGTH::_WORDS]
@@ -473,43 +514,60 @@ class Sender:
         start = 0
         while start < len(replies):
             part = replies[start : start + self._rows]
-            loaded = 0 if self._portable else self._load(part)
+            groups = [] if self._portable else self._load(part)
+            loaded = sum(groups)
             if loaded:
-                self._send_loaded(sock, part[:loaded], failed)
+                self._send_loaded(sock, part, groups, failed)
             else:
                 loaded = len(part) if self._portable else 1
                 self._send_one_by_one(sock, part[:loaded], failed)
             start += loaded
         return failed
 
-    def _load(self, part: Sequence[Reply]) -> int:
+    def _load(self, part: Sequence[Reply]) -> list[int]:
         """
-        Write datagrams to where the kernel is told to look; say how many fit.
+        Write datagrams to where the kernel is told to look.
+
+        Returns:
+            How many of them each message has; what does not fit is left out.
         """
         data = [data for _, data in part]
         lengths = array("Q", map(len, data))
         starts = array("Q", itertools.accumulate(lengths, initial=self._data_at))
         if starts[-1] - self._data_at > _SEND_BYTES:
             fit = bisect.bisect_right(starts, self._data_at + _SEND_BYTES) - 1
-            return self._load(part[:fit]) if fit else 0
-        count = len(part)
+            return self._load(part[:fit]) if fit else []
         self._data[: starts[-1] - self._data_at] = b"".join(data)
+        names = [name for name, _ in part]
+        groups = _alike(names, lengths) if self._segments else [1] * len(part)
+        count = len(groups)
+        if count < len(part):
+            firsts = [*itertools.accumulate(groups[:-1], initial=0)]
+            names = [names[first] for first in firsts]
+            sizes = [lengths[first] for first in firsts]
+            pairs = zip(groups, sizes, strict=True)
+            starts = array("Q", [starts[first] for first in firsts])
+            lengths = array("Q", [number * size for number, size in pairs])
+            self._segment_sizes[:count] = array("H", sizes)
+        self._control_sizes[:count] = array(
+            "Q", [_SEGMENT_SPACE if number > 1 else 0 for number in groups]
+        )
         self._starts[:count] = starts[:count]
         self._lengths[:count] = lengths
-        names = [name for name, _ in part]
         if not self._waits:
             self._name_lengths[:count] = array("I", map(len, names))
             names = [name.ljust(self._name_size, b"\0") for name in names]
         self._names[: count * self._name_size] = b"".join(names)
-        return count
+        return groups
 
     def _send_loaded(
         self,
         sock: socket.socket,
         replies: Sequence[Reply],
+        groups: Sequence[int],
         failed: list[tuple[Reply, OSError]],
     ) -> None:
-        done, count = 0, len(replies)
+        done, count = 0, len(groups)
         while done < count:
             at = self._headers_at + done * _HEADER.size
             sent = _sendmmsg(sock.fileno(), at, count - done, _DONTWAIT)
@@ -517,13 +575,22 @@ class Sender:
                 done += sent
                 continue
             error = _error()
+            first = sum(groups[:done])
             if error.errno == errno.ENOSYS:
                 self._portable = True
-                self._send_one_by_one(sock, replies[done:], failed)
+                left = replies[first : sum(groups)]
+                self._send_one_by_one(sock, left, failed)
                 return
-            if not self._may_go_on(sock, error):
-                failed.append((replies[done], error))
-                done += 1
+            if self._may_go_on(sock, error):
+                continue
+            if groups[done] > 1:
+                alike, before = replies[first : first + groups[done]], len(failed)
+                self._send_one_by_one(sock, alike, failed)
+                # The kernel, or the way out, does not cut if each can be sent by itself.
+                self._segments = self._segments and len(failed) != before
+            else:
+                failed.append((replies[first], error))
+            done += 1
 
     def _send_one_by_one(
         self,

@@ -785,6 +785,86 @@ def test_more_replies_than_fit(portable, kit):
         assert large == [client.recv(65_536) for _ in range(10)]
 
 
+@pytest.fixture
+def messages(monkeypatch):
+    """
+    How many messages each call has given to the kernel.
+    """
+    counts = []
+    send = _mmsg._sendmmsg
+
+    def counted(descriptor, at, count, flags):
+        counts.append(count)
+        return send(descriptor, at, count, flags)
+
+    monkeypatch.setattr(_mmsg, "_sendmmsg", counted)
+    return counts
+
+
+@linux
+def test_alike_replies_go_together(kit, messages):
+    """Replies of one size for one peer are one message, and arrive one by one."""
+    with (
+        make() as server,
+        client_of(server, kit) as client,
+        client_of(server, kit) as other,
+    ):
+        name, second = (
+            _mmsg.AddressBook(socket.AF_INET).raw(each.getsockname())
+            for each in (client, other)
+        )
+        replies = [(name, b"%02d" % n) for n in range(30)]
+        replies += [(name, b"longer"), (second, b"other "), (second, b"others")]
+        replies += [(name, b""), (name, b""), (name, bytes(1300)), (name, bytes(1300))]
+        sender = sender_for(server.socket, portable=False)
+        assert [] == sender.send(server.socket, replies)
+        assert [7] == messages
+        expected = [data for peer, data in replies if peer == name]
+        assert expected == [client.recv(2000) for _ in expected]
+        assert [b"other ", b"others"] == [other.recv(9) for _ in range(2)]
+
+
+@linux
+def test_many_alike_replies(kit, messages):
+    """No more go together than the kernel takes."""
+    with make() as server, client_of(server, kit) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        name = _mmsg.AddressBook(socket.AF_INET).raw(client.getsockname())
+        sender = _mmsg.Sender(server.socket, 256)
+        replies = [(name, b"%04d" % n * 300) for n in range(100)]
+            replies += [(name, b"%d" % (100 + n)) for n in range(70)]
+        assert [] == sender.send(server.socket, replies)
+        assert [4] == messages  # 54 + 46, 64 + 6
+        assert [data for _, data in replies] == [client.recv(2000) for _ in replies]
+
+
+@linux
+def test_kernel_that_does_not_cut(kit, messages, monkeypatch):
+    """Where the kernel refuses to cut, each reply leaves by itself from then on."""
+    monkeypatch.setattr(_mmsg, "_UDP_SEGMENT", 9999)
+    with make() as server, client_of(server, kit) as client:
+        name = _mmsg.AddressBook(socket.AF_INET).raw(client.getsockname())
+        sender = sender_for(server.socket, portable=False)
+        for _ in range(2):
+            assert [] == sender.send(server.socket, [(name, b"a"), (name, b"b")])
+            assert [b"a", b"b"] == [client.recv(9) for _ in range(2)]
+    assert [1, 2] == messages
+
+
+@linux
+def test_alike_replies_that_fail(kit):
+    """A peer that cannot be reached does not keep others from going together."""
+    with make() as server, client_of(server, kit) as client:
+        book = _mmsg.AddressBook(socket.AF_INET)
+        bad, good = book.raw(("255.255.255.255", 9)), book.raw(client.getsockname())
+        sender = sender_for(server.socket, portable=False)
+        replies = [(bad, b"1"), (bad, b"2"), (good, b"3"), (good, b"4")]
+        failed = sender.send(server.socket, replies)
+        assert replies[:2] == [reply for reply, _ in failed]
+        assert [b"3", b"4"] == [client.recv(9) for _ in range(2)]
+        assert sender._segments
+
+
 def test_unix_peer_that_does_not_read(portable, kit, short_path):
     """A Unix peer whose queue is full, or that has gone, does not hold up the others."""
     server = make(UnixDatagramServer, address=short_path)
