@@ -832,7 +832,7 @@ def test_many_alike_replies(kit, messages):
         name = _mmsg.AddressBook(socket.AF_INET).raw(client.getsockname())
         sender = _mmsg.Sender(server.socket, 256)
         replies = [(name, b"%04d" % n * 300) for n in range(100)]
-            replies += [(name, b"%d" % (100 + n)) for n in range(70)]
+        replies += [(name, b"%d" % (100 + n)) for n in range(70)]
         assert [] == sender.send(server.socket, replies)
         assert [4] == messages  # 54 + 46, 64 + 6
         assert [data for _, data in replies] == [client.recv(2000) for _ in replies]
