@@ -264,6 +264,10 @@ class LoopConnection(asyncio.Protocol):
         if self._ending:
             return False
         self._ended = True
+        if self.session.spent and not self._tasks and self._resumed is None:
+            self._over = True
+            self._end()
+            return True
         self.session.receive_eof()
         self._run()
         return True

@@ -17,6 +17,7 @@ requests, since a process that forks had better have no other threads.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -403,7 +404,9 @@ class Runner:
         """
         server.serve_forever()
         # Not in the thread that looks at the time: a peer need not come to an end.
-        _finish_queue(server, self._deadline)
+        # That one closes the socket when the time is up.
+        with contextlib.suppress(OSError, ValueError):
+            _finish_queue(server, self._deadline)
 
     def _is_idle(self) -> bool:
         return not any(server.open_requests for server in self._servers)

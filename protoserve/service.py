@@ -357,7 +357,7 @@ class Service:
         """
         address = connection.address
         host = str(address[0]) if isinstance(address, tuple) else ""
-        limits = self.limits
+        limits = self._limits
         with self._lock:
             exceeded = None
             if (most := limits.connections) and len(self._connections) >= most:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Container, Generator, Hashable
+from secrets import randbits
 from typing import Any
 
 import attrs
@@ -53,6 +54,11 @@ The oldest is forgotten first: peers may leave any number unanswered.
 """
 
 
+_DRAWS = 16
+"""Keys that are drawn before the next free one is taken: with half of all in use, all
+of them are taken once in 65,536 times."""
+
+
 class Role(enum.Enum):
     """
     Which side of the conversation we are.
@@ -60,6 +66,12 @@ class Role(enum.Enum):
 
     CLIENT = "client"
     SERVER = "server"
+
+
+_DIRECTIONS = {
+    Role.CLIENT: (Direction.RESPONSE, Direction.REQUEST),
+    Role.SERVER: (Direction.REQUEST, Direction.RESPONSE),
+}
 
 
 @attrs.frozen
@@ -154,10 +166,12 @@ class Session:
     __slots__ = (
         "_broken",
         "_clock",
+        "_drafts",
         "_ended",
         "_framer",
         "_frames",
         "_framing",
+        "_key_width",
         "_next_key",
         "_received_at",
         "_rejected",
@@ -167,6 +181,8 @@ class Session:
         "flow",
         "flush",
         "held",
+        "inbound",
+        "outbound",
         "outgoing",
         "peer",
         "phase",
@@ -195,6 +211,8 @@ class Session:
             )
         self.protocol = protocol
         self.role = role
+        self.inbound, self.outbound = _DIRECTIONS[role]
+        """The directions of what the peer sends, and of what we send."""
         self.peer = peer
         self.stream = stream
         self.state: Any = None
@@ -206,8 +224,8 @@ class Session:
         """Is called when `data_to_send` has something that need not wait."""
         self.held = False
         """Whether what is sent waits: who set it sees to the flushing."""
-        self.spent = False
-        """Whether all that came has been dealt with, by `answer_with`."""
+        self.spent = True
+        """Whether all that came has been dealt with; else there is a `next_event`."""
         self.received = 0
         """Grows with the frames that come."""
         self.closer: Callable[[], None] | None = None
@@ -223,6 +241,9 @@ class Session:
         self._ended = self._broken = False
         self._requests: dict[Hashable, Any] = {}
         self._next_key = 0
+        self._key_width = protocol.key_width() if role is Role.CLIENT else None
+        self._drafts: dict[type[Message], Any] = {}
+        """Headers of requests, by their class, whose key is put in each time."""
         self._framer: Framer | None = None
         self._framing = protocol.framing if framing is None else framing
         if stream and self._framing is not None:
@@ -235,20 +256,6 @@ class Session:
         # Construct's expressions (this._.session.state) look names up like this.
         value = getattr(self, name)
         return _Items(value) if name == "state" and _has_parts(value) else value
-
-    @property
-    def inbound(self) -> Direction:
-        """
-        The direction of what the peer sends.
-        """
-        return Direction.REQUEST if self.role is Role.SERVER else Direction.RESPONSE
-
-    @property
-    def outbound(self) -> Direction:
-        """
-        The direction of what we send.
-        """
-        return Direction.RESPONSE if self.role is Role.SERVER else Direction.REQUEST
 
     # Receiving -------------------------------------------------------------
 
@@ -459,23 +466,78 @@ class Session:
         phase = self._next_phase(message, LocalProtocolError)
         asking = self.role is Role.CLIENT and protocol.correlate is not None
         if asking:
-            fresh = self._fresh_key() if base is None else None
+            fresh = self._free_key() if base is None else None
             header = protocol.header_for(message, self.outbound, base=base, key=fresh)
             frame = protocol.build_under(header, message, session=self)
         else:
             frame = protocol.build(message, self.outbound, header=base, session=self)
-        if protocol.framing is not None:
-            try:
-                if self.stream:
-                    frame = protocol.framing.encode(frame)
-                else:
-                    frame = protocol.framing.pack(frame)
-            except ValueError as exc:
-                raise LocalProtocolError(f"{type(message).__name__}: {exc}") from exc
+        frame = self._framed(frame, message)
         self.phase = phase
         if asking:
             self._remember(protocol.key(header, message), message)
         return frame
+
+    def ask(
+        self, message: Message, *, header: Any = None, taken: Container[Hashable] = ()
+    ) -> tuple[bytes, Hashable]:
+        """
+        Make the bytes of a request for who finds its answer himself.
+
+        The session remembers nothing of it.
+
+        Args:
+            message: what to ask.
+            header: its header; a key that is one whole number is put in all the same.
+            taken: the keys that are in use; not all that there are.
+
+        Returns:
+            The bytes, framing included, and the key, `None` without `correlate`.
+
+        Raises:
+            LocalProtocolError: as for `send`.
+            SessionClosedError: the session is over.
+        """
+        if self.closed:
+            raise SessionClosedError(f"the session with {self.peer} is closed")
+        protocol = self.protocol
+        phase = self._next_phase(message, LocalProtocolError)
+        key: Hashable = None
+        if protocol.correlate is None:
+            frame = protocol.build(message, self.outbound, header=header, session=self)
+        else:
+            header, key = self._header_with_key(message, header, self._fresh_key(taken))
+            frame = protocol.build_under(header, message, session=self)
+        frame = self._framed(frame, message)
+        self.phase = phase
+        return frame, key
+
+    def _header_with_key(
+        self, message: Message, base: Any, fresh: int | None
+    ) -> tuple[Any, Hashable]:
+        """
+        Make a request's header, and give the key that is in it.
+
+        By far the most headers differ from the one before in the key only: that one
+        is used again then.
+        """
+        protocol, cls = self.protocol, type(message)
+        draft = self._drafts.get(cls) if base is None else None
+        if draft is not None and fresh is not None:
+            setattr(draft, protocol.correlate, fresh)  # type: ignore[arg-type] # a name
+            return draft, fresh
+        header = protocol.header_for(message, self.outbound, base=base, key=fresh)
+        if base is None and fresh is not None and protocol.key_is_apart():
+            self._drafts[cls] = header
+        return header, protocol.key(header, message)
+
+    def _framed(self, frame: bytes, message: Message) -> bytes:
+        framing = self.protocol.framing
+        if framing is None:
+            return frame
+        try:
+            return framing.encode(frame) if self.stream else framing.pack(frame)
+        except ValueError as exc:
+            raise LocalProtocolError(f"{type(message).__name__}: {exc}") from exc
 
     def deliver(self, data: bytes) -> None:
         """
@@ -506,15 +568,31 @@ class Session:
         if self.closer is not None:
             self.closer()
 
-    def _fresh_key(self) -> int | None:
-        width = self.protocol.key_width()
+    def _free_key(self) -> int | None:
+        if self._key_width is not None:
+            most = min(1 << self._key_width, _MOST_REQUESTS)
+            while len(self._requests) >= most:
+                self._forget_oldest()
+        return self._fresh_key(self._requests)
+
+    def _fresh_key(self, taken: Container[Hashable]) -> int | None:
+        """
+        Draw a key that is not taken; `None` if keys are no single numbers.
+
+        Datagrams can be forged by who cannot see ours, but has to guess the key: there
+        it is random (RFC 5452 section 9.2). On a stream keys count up, as then none is
+        soon used again.
+        """
+        width = self._key_width
         if width is None:
             return None
+        key = self._next_key if self.stream else randbits(width)
         size = 1 << width
-        while len(self._requests) >= min(size, _MOST_REQUESTS):
-            self._forget_oldest()
-        key = self._next_key
-        while key in self._requests:
+        for _ in range(_DRAWS):
+            if key not in taken:
+                break
+            key = (key + 1) % size if self.stream else randbits(width)
+        while key in taken:
             key = (key + 1) % size
         self._next_key = (key + 1) % size
         return key

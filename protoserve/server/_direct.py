@@ -333,7 +333,8 @@ class DirectTransport(asyncio.Transport):
         try:
             self.protocol.connection_lost(exc)
         finally:
-            self.sock.close()
+            if self.sock.fileno() >= 0:
+                self.sock.close()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """

@@ -231,9 +231,14 @@ class EventLoopMixIn(_Base):
         self._loop_connecting: set[asyncio.Task[None]] = set()
         self._side = self.RequestHandlerClass.loop_side(self, loop)  # type: ignore[attr-defined] # checked in __init__
         self._direct = _direct_sockets(loop)
+        listener = self.socket  # type: ignore[attr-defined] # servers of sockets have one
+        internet = listener.family in {socket.AF_INET, socket.AF_INET6}
+        if internet and listener.type == socket.SOCK_STREAM:
+            # Where we watch the connections ourselves, they inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         event = self._wake_event = asyncio.Event()
         descriptor = self.fileno()
-        self.socket.setblocking(False)  # type: ignore[attr-defined] # servers of sockets have one
+        listener.setblocking(False)
         loop.add_reader(descriptor, self._take_burst)
         try:
             while not self._loop_stopping():
