@@ -171,6 +171,8 @@ class DirectTransport(asyncio.Transport):
         """
         Hand over what has arrived.
         """
+        if not self._events & _IN:
+            return  # since it was found ready
         try:
             data = self._receive(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
