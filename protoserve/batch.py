@@ -65,6 +65,13 @@ class Layout:
         """
         return self.dtype.itemsize
 
+    @property
+    def has_checks(self) -> bool:
+        """
+        Whether any value is malformed at all.
+        """
+        return any(columns.has_checks for columns in self.parts.values())
+
     def counts(self, heads: NDArray[Any]) -> NDArray[np.int64] | None:
         """
         Say how many records frames claim to have; `None` if they do not say.

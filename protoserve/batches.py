@@ -93,11 +93,13 @@ class ServiceBatchSide:
         """
         Answer the datagrams of a block.
         """
-        datagrams = block.datagrams()
+        left = None
         if self._takers is not None:
             left = self._takers.take(block)
-            if True not in left:
+            if left is None:
                 return
+        datagrams = block.datagrams()
+        if left is not None:
             datagrams = compress(datagrams, left)
         if self._tasks or self._finished:
             self._await_room()

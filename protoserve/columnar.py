@@ -40,15 +40,18 @@ class RowsTakers:
         made = [_taker(service, each) for each in service.gatherings.values()]
         self._takers = [taker for taker in made if taker is not None]
 
-    def take(self, block: Block) -> list[bool]:
+    def take(self, block: Block) -> list[bool] | None:
         """
-        Take what is for the routes; say which datagrams are left.
+        Take what is for the routes; say which datagrams are left, `None` if none is.
         """
-        left = np.ones(block.count, np.bool_)
+        left = None
         if not block.gro and block.is_internet:
             for taker in self._takers:
-                taker.take(block, left)
-        return left.tolist()
+                taken = taker.take(block)
+                if taken is None:
+                    return None
+                left = ~taken if left is None else left & ~taken
+        return [True] * block.count if left is None else left.tolist()
 
 
 def _taker(service: Service, gathering: Gathering) -> _RowsTaker | None:
@@ -104,11 +107,13 @@ class _RowsTaker:
         # Copied as bytes, whatever is in them.
         self._whole = np.dtype(f"V{layout.size}")
         self._record = None if layout.records is None else layout.records.rows.dtype
+        self._is_judged = bool(tags or layout.has_checks or layout.records)
+        """Whether it takes more than the right length to be for the route."""
         self._block: Block | None = None
 
-    def take(self, block: Block, left: NDArray[np.bool_]) -> None:
+    def take(self, block: Block) -> NDArray[np.bool_] | None:
         """
-        Take what is for the route, and take note that it is not left.
+        Take what is for the route; say which datagrams that were, `None` if all were.
         """
         count = block.count
         if block is not self._block:
@@ -120,30 +125,29 @@ class _RowsTaker:
             good = lengths == self._layout.size  # and that is not too long
         else:
             good = (lengths >= self._layout.size) & (lengths <= self._longest)
-        places = None if good.all() else np.flatnonzero(good)
-        heads = frames.copy() if places is None else frames[places]
-        heads = heads.view(self._layout.dtype)
-        fits = self._layout.matches(heads)
-        for name, value in self._tags:
-            header = self._layout.parts["header"]
-            fits &= header.column(heads["header"], name) == value
+        whole = bool(good.all())
+        places = self._all[:count] if whole else np.flatnonzero(good)
+        heads = (frames.copy() if whole else frames[places]).view(self._layout.dtype)
         rows = counts = None
-        if self._record is not None:
-            if places is None:
-                places = np.arange(count)
-            rows, counts = self._records(block, heads, places, lengths[places], fits)
-        if not fits.all():
-            heads = heads[fits]
-            places = np.flatnonzero(fits) if places is None else places[fits]
-        if not len(heads):
-            return
-        left[slice(None) if places is None else places] = False
-        if counts is not None and places is not None and not counts.all():
-            # A message without records is no row.
-            heads, places = heads[counts > 0], places[counts > 0]
-            counts = counts[counts > 0]
+        if self._is_judged:
+            fits = self._layout.matches(heads)
+            for name, value in self._tags:
+                header = self._layout.parts["header"]
+                fits &= header.column(heads["header"], name) == value
+            if self._record is not None:
+                rows, counts = self._records(block, heads, places, fits)
+            heads, places = heads[fits], places[fits]
+        taken = places
+        if counts is not None and not counts.all():  # one without records is no row
+            some = counts > 0
+            heads, counts, places = heads[some], counts[some], places[some]
         if len(heads):
             self._give(block, heads, rows, counts, places)
+        if len(taken) == count:
+            return None
+        mask = np.zeros(count, np.bool_)
+        mask[taken] = True
+        return mask
 
     def _know(self, block: Block) -> None:
         """
@@ -153,6 +157,8 @@ class _RowsTaker:
         self._lengths = np.asarray(block.lengths)
         self._seconds = np.asarray(block.seconds)
         self._nanoseconds = np.asarray(block.nanoseconds)
+        self._name = np.dtype(f"V{block.name_stride}")
+        self._all = np.arange(block.rows)
         plain = block.addresses.plain
         self._peer = lambda sender: Peer("udp", plain(sender))
 
@@ -161,7 +167,6 @@ class _RowsTaker:
         block: Block,
         heads: NDArray[Any],
         places: NDArray[Any],
-        lengths: NDArray[Any],
         fits: NDArray[np.bool_],
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """
@@ -171,7 +176,7 @@ class _RowsTaker:
         assert record is not None
         assert self._layout.records is not None
         each = record.itemsize
-        counts, rest = np.divmod(lengths.astype("i8") - size, each)
+        counts, rest = np.divmod(self._lengths[places].astype("i8") - size, each)
         fits &= rest == 0
         claimed = self._layout.counts(heads)
         if claimed is not None:
@@ -201,13 +206,17 @@ class _RowsTaker:
         heads: NDArray[Any],
         rows: NDArray[Any] | None,
         counts: NDArray[Any] | None,
-        places: NDArray[Any] | None,
+        places: NDArray[Any],
     ) -> None:
         count = block.count
-        where = slice(0, count) if places is None else places
-        times = self._seconds[where] * 1_000_000_000 + self._nanoseconds[where]
-        senders = np.frombuffer(block.names, f"V{block.name_stride}", count)[
-            where
-        ].copy()
+        names: Any = np.frombuffer(
+            bytes(block.names[: count * block.name_stride]), self._name
+        )
+        if block.is_stamped:
+            times = self._seconds[places] * 1_000_000_000 + self._nanoseconds[places]
+        else:  # they came together
+            moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
+            times = np.full(len(heads), moment)
+        senders = names if len(places) == count else names[places]
         chunk = Chunk(heads, rows, counts, times, senders, self._peer)
         self._gathering.complete(self._gathering.add_chunk(chunk))

@@ -76,6 +76,13 @@ class Columns:
         """
         return tuple(self._leaves)
 
+    @property
+    def has_checks(self) -> bool:
+        """
+        Whether `matches` may leave out any record.
+        """
+        return bool(self._checks or self._parsed)
+
     def column(self, rows: NDArray[Any], name: str) -> NDArray[Any]:
         """
         Take one column out of records.

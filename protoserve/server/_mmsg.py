@@ -193,11 +193,12 @@ class Block:
         self._unpack_names = struct.Struct(f"{self.name_stride}s").iter_unpack
         self._offsets = range(0, rows * self.stride, self.stride)
         self._portable = portable or _recvmmsg is None
-        self._stamped = (
+        self.is_stamped = (
             timestamps
             and not self._portable
             and _ask(sock, socket.SOL_SOCKET, _TIMESTAMPNS)
         )
+        """Whether the kernel says when each row arrived; else all have one time."""
         self._control_stride = _STAMP_SPACE + (_SEGMENT_SPACE if self.gro else 0)
         self._control = bytearray(rows * self._control_stride)
         self._template = self._lay_out()
@@ -228,7 +229,7 @@ class Block:
         )
         vectors = _address(self._vectors)
         # Where the kernel does not write the time, we do.
-        skipped = 0 if self._stamped else _STAMP_SPACE
+        skipped = 0 if self.is_stamped else _STAMP_SPACE
         self._control_starts = range(
             skipped, len(self._control) + skipped, self._control_stride
         )
@@ -267,7 +268,7 @@ class Block:
             got: int = _recvmmsg(sock.fileno(), self._at, self.rows, _DONTWAIT, None)
             if got >= 0:
                 self.count = self._used = got
-                if not self._stamped:
+                if not self.is_stamped:
                     self._stamp(0, got)
                 if self.gro:
                     self.segments = [self._segment(row) for row in range(got)]
