@@ -35,6 +35,9 @@ __all__ = ["Gathering"]
 
 logger = logging.getLogger("protoserve")
 
+_PATIENCE = 10.0
+"""Seconds that a route may take for the batch at hand when all is to end."""
+
 
 class Gathering:
     """
@@ -246,14 +249,21 @@ class Gathering:
     def close(self) -> None:
         """
         Give all that is left to the route, and end the thread.
+
+        A route that does not come to an end is left to itself.
         """
-        self.complete(self.flush())
+        if self._calling.acquire(timeout=_PATIENCE):
+            self._calling.release()
+            self.complete(self.flush())
+        else:
+            name = self.route.route.name
+            logger.error("%s() is stuck: %d rows are not given to it", name, self._rows)
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self._wake.set()
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(_PATIENCE)
         self._async_lock = None
 
 

@@ -60,8 +60,8 @@ class DirectSockets:
         sock.setblocking(False)
         transport = DirectTransport(self, sock, protocol)
         self.transports[sock.fileno()] = transport
+        transport.resume_reading()
         protocol.connection_made(transport)
-        transport.begin()
         return transport
 
     def _attend(self) -> None:
@@ -146,19 +146,13 @@ class DirectTransport(asyncio.Transport):
         self._paused = False
         """Whether the protocol was asked to pause."""
 
-    def begin(self) -> None:
-        """
-        Begin to read, unless it was closed at once.
-        """
-        if not self._closing:
-            self._watch(self._events | _IN)
-
     def _watch(self, events: int) -> None:
         if events == self._events:
             return
         epoll = self._sockets.epoll
         if not events:
-            epoll.unregister(self._descriptor)
+            with contextlib.suppress(OSError):  # it may be closed already
+                epoll.unregister(self._descriptor)
         elif self._events:
             epoll.modify(self._descriptor, events)
         else:

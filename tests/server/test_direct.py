@@ -280,6 +280,7 @@ def test_closed_at_once():
     class Refusing(Noted):
         def connection_made(self, transport):
             super().connection_made(transport)
+            transport.sock.close()
             transport.abort()
 
     async def test(noted, peer):
@@ -289,6 +290,32 @@ def test_closed_at_once():
         noted.transport._sockets.connect(ours, refusing)
         await refusing.lost
         assert b"" == theirs.recv(1)
+        theirs.close()
+
+    conversed(test)
+
+
+def test_paused_at_once():
+    """A protocol may ask for nothing to be read when the connection is made."""
+
+    class Busy(Noted):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()
+
+    async def test(noted, peer):
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        busy = Busy(loop)
+        theirs.send(b"abc")
+        noted.transport._sockets.connect(ours, busy)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert ["made"] == busy.told
+        busy.transport.resume_reading()
+        await until(lambda: b"abc" in busy.told)
+        busy.transport.abort()
+        await busy.lost
         theirs.close()
 
     conversed(test)

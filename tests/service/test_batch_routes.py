@@ -25,6 +25,7 @@ from protoserve import (
     Service,
     batch_route,
     connected,
+    gathering,
     malformed,
     route,
 )
@@ -310,6 +311,28 @@ def test_failure(caplog):
     assert 10 == service.gatherings[Reading].failed
     assert "readings() failed for 10 rows" in caplog.text
     assert "no room" in caplog.text
+
+
+def test_stuck(monkeypatch, caplog):
+    """A route that does not come to an end does not hold up the end."""
+    monkeypatch.setattr(gathering, "_PATIENCE", 0.05)
+    stuck, go_on = threading.Event(), threading.Event()
+
+    class Stuck:
+        @batch_route(max_rows=10, max_age=0.001)
+        def readings(self, batch: Batch[Reading]) -> None:
+            stuck.set()
+            go_on.wait(PATIENCE)
+
+    with Service(gathered, Stuck()) as service:
+        session = service.session(PEER, stream=False)
+        session.receive_data(reading(1))
+        service.answer(session)
+        assert stuck.wait(PATIENCE)
+        session.receive_data(reading(2))
+        service.answer(session)
+    go_on.set()
+    assert "readings() is stuck: 1 rows are not given to it" in caplog.text
 
 
 def test_coroutine():
