@@ -266,6 +266,8 @@ class Dispatcher:
             made = self.protocol.pump(
                 Direction.REQUEST, self._turn, stream=stream, framing=self.framing
             )
+        if made[0] is None:
+            made = None, False
         self._pumps[stream] = made
         return made
 

@@ -242,10 +242,11 @@ class LoopConnection(asyncio.Protocol):
             self._run()
             return
         session.held = True
-        if side.pump is None or not session.spent:
+        pump = side.pump if session.spent else None
+        if pump is None:
             self._run(side.take(session, data))
             return
-        outcome = session.pass_through(data, side.pump)
+        outcome = session.pass_through(data, pump)
         if outcome is not True or not session.spent or session.closed:
             self._run(None if outcome is True else outcome)
             return

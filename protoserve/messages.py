@@ -247,6 +247,7 @@ class MessageType(type):
     _record: Record
     _caps: Caps
     is_error: bool
+    is_idempotent: bool
 
     def __new__(
         mcs,
@@ -258,6 +259,7 @@ class MessageType(type):
         kw_only: bool = False,
         bits: bool = False,
         error: bool = False,
+        idempotent: bool = False,
         caps: Caps | None = None,
         **options: Any,
     ) -> MessageType:
@@ -280,6 +282,8 @@ class MessageType(type):
             defined._caps = caps
         if error:
             defined.is_error = True
+        if idempotent:
+            defined.is_idempotent = True
         defined._record = _make_record(defined, bits=bits)
         if "parse" not in namespace:
             defined.parse = classmethod(_first_parse)
@@ -598,8 +602,9 @@ class Message(metaclass=MessageType):
     Class options: ``frozen=True`` makes it immutable (parsing then takes two to
     three times as long), ``kw_only=True`` makes the constructor take names only,
     ``bits=True`` says that the fields are bits all together, ``error=True`` that
-    a peer that answers with it reports an error, ``caps=Caps(…)`` how much a
-    message may ask for.
+    a peer that answers with it reports an error, ``idempotent=True`` that a request
+    may be acted on twice without harm, ``caps=Caps(…)`` how much a message may ask
+    for.
 
     >>> from construct import Int8ub, Int16ub
     >>> class Point(Message):
@@ -617,6 +622,8 @@ class Message(metaclass=MessageType):
     _caps: ClassVar[Caps] = Caps()
     is_error: ClassVar[bool] = False
     """Whether a peer that answers with this message reports an error."""
+    is_idempotent: ClassVar[bool] = False
+    """Whether it makes no difference if this request is acted on twice."""
 
     @classmethod
     def parse(cls, data: BytesLike) -> Self:

@@ -468,8 +468,10 @@ class Protocol:
             self._builders[cls] = frame_builder(self._codec, record, {})
         build = self._builders[cls]
         if build is not None:
-            with contextlib.suppress(Exception):  # the interpreted form explains
+            try:
                 return bytes(build(header, message, trailer))
+            except Exception:  # noqa: S110 - the interpreted form explains
+                pass
         return self._codec.build(header, record, message, trailer, session)
 
     def key_width(self) -> int | None:

@@ -205,7 +205,7 @@ class Service:
             return Session(
                 self.protocol, Role.SERVER, peer, stream=stream, framing=self.framing
             )
-        from protoserve.journal import RecordedSession
+        from protoserve.recording import RecordedSession
 
         return RecordedSession(
             self._journal,

@@ -107,7 +107,12 @@ def key_reader(correlate: Any) -> Callable[[Any, Any], Any] | None:
         return None
     if isinstance(correlate, str | tuple):
         read = tag_reader(correlate)
-        return lambda header, _message: plain_tag(read(header))
+
+        def key(header: Any, _message: Any) -> Any:
+            value = read(header)
+            return value if type(value) is int else plain_tag(value)
+
+        return key
     return correlate  # type: ignore[no-any-return]
 
 

@@ -68,7 +68,7 @@ def test_import_is_light():
     assert "" == ran.stdout.strip()
 
 
-LATE = ("protoserve", "protoserve.framing")
+LATE = ("protoserve", "protoserve.framing", "protoserve.testing")
 
 
 @pytest.mark.parametrize("name", LATE)

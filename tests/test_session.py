@@ -368,6 +368,40 @@ def test_keys_are_fresh():
     assert [2] == keys_of(client)
 
 
+def test_keys_of_datagrams_are_drawn():
+    """On datagrams keys cannot be foretold; all of them are used before one is again."""
+    client = session(protocol(header=Small), Role.CLIENT, stream=False)
+    for _ in range(16):
+        client.send(Ping())
+    drawn = [
+        client.protocol.parse(f, client.outbound).header.sequence
+        for f in client.data_to_send()
+    ]
+    assert set(range(16)) == set(drawn)
+    drawn = {
+        session(protocol(), Role.CLIENT, stream=False).ask(Ping())[1] for _ in range(64)
+    }
+    assert len(drawn) > 48
+
+
+def test_asking():
+    """Who finds answers himself is given the key, which is none that is taken."""
+    client = session(protocol(), Role.CLIENT)
+    taken = {0, 1, 3}
+    asked = [client.ask(Ping(7), taken=taken) for _ in range(2)]
+    assert [
+        (bytes.fromhex("0004 01 0002 07"), 2),
+        (bytes.fromhex("0004 01 0004 07"), 4),
+    ] == asked
+    assert {} == client._requests
+    assert [] == client.data_to_send()
+    given, key = client.ask(Ping(7), header=Header(0, 900))
+    assert (bytes.fromhex("0004 01 0005 07"), 5) == (given, key)
+    client.close()
+    with pytest.raises(SessionClosedError):
+        client.ask(Ping())
+
+
 def test_requests_are_not_kept_for_ever():
     """A peer that never answers costs a bounded amount of memory and time."""
     for spoken, most in ((protocol(header=Small), 16), (protocol(), 1 << 15)):
@@ -508,7 +542,7 @@ def test_free_messages(stateful):
 def test_datagrams():
     """A datagram is a frame; the stream's length prefix is not in it."""
     pair = Pair.speaking(protocol(), stream=False)
-    pair.client.send(Ping(3))
+    pair.client.send(Ping(3), header=Header(1, 0))
     assert [bytes.fromhex("01 0000 03")] == list(pair.client.outgoing)
     assert [Ping(3)] == messages(pair.to_server())
 

@@ -2,16 +2,15 @@
 ``protoserve describe``: a protocol or one of its messages, as tables or as JSON.
 
 All that is shown is read from the declaration: `protoserve.codec.layout` puts the
-codec's own plan into words, the rest are the protocol's tables. The JSON form has the
-same keys for every part, `null` or empty where there is nothing to say. Names and
-docs are a user's text, so they never go through Rich's markup.
+codec's own plan into words, the rest are the protocol's tables. The JSON form is that
+of `protoserve.snapshots.described`. Names and docs are a user's text, so they never go
+through Rich's markup.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import inspect
 import json
 import re
 import struct
@@ -19,16 +18,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from construct import Construct
 
 from protoserve.cli.targets import CommandError, load
 from protoserve.codec.compiled import builder_of, parser_of, source_of
 from protoserve.codec.fault import describe as name_of
 from protoserve.codec.fault import plural
-from protoserve.codec.layout import Part, in_words, layout_of, messages_in
-from protoserve.messages import Message, response_types
+from protoserve.codec.layout import Part, layout_of
+from protoserve.messages import Message
 from protoserve.protocol import Direction, Protocol
+from protoserve.snapshots.described import (
+    answers_of,
+    doc_of,
+    framing_as_plain,
+    in_text,
+    message_as_plain,
+    messages_of,
+    plain_tag_of,
+    protocol_as_plain,
+    size_of_parts,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -60,7 +69,7 @@ def show(target: str, *, as_json: bool, code: bool) -> None:
     parts = target.split(":")
     name = ":".join(parts[:2])
     protocol = load(name, Protocol, "protocols.dns:dns or protocols.dns:dns:Query")
-    known = _messages_of(protocol)
+    known = messages_of(protocol)
     message = ":".join(parts[2:])
     if len(parts) > 2 and message not in known:
         raise CommandError(f"{name} has no message {message!r}{_hint(message, known)}")
@@ -83,159 +92,12 @@ def show(target: str, *, as_json: bool, code: bool) -> None:
             console.print(each)
 
 
-def _messages_of(protocol: Protocol) -> dict[str, type[Message]]:
-    """
-    Give all message classes of a protocol by name, those inside others included.
-    """
-    outermost = [protocol.header, *protocol.classes(), protocol.trailer]
-    found: dict[str, type[Message]] = {}
-    for cls in outermost:
-        for record in messages_in(cls._record) if cls is not None else ():
-            found.setdefault(record.record_name, record.owner)
-    return found
-
-
 def _hint(name: str, known: Mapping[str, Any]) -> str:
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, 1, 0.5)
     if close:
         return f"; did you mean {by_lower[close[0]]}?"
     return f"; it has {', '.join(known)}" if known else ""
-
-
-def _doc(cls: type[Message]) -> str:
-    """
-    Take a class's description; a class that has none of its own has no other's.
-    """
-    return inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n\n")[0]
-
-
-def _answers(cls: type[Message]) -> list[str]:
-    return [
-        getattr(a, "__forward_arg__", None) or a.__name__ for a in response_types(cls)
-    ]
-
-
-def _value(value: Any) -> str:
-    """
-    Write something that a protocol was declared with.
-    """
-    if isinstance(value, tuple):
-        return ", ".join(map(_value, value))
-    if isinstance(value, str):
-        return value
-    return in_words(value) if callable(value) else str(value)
-
-
-def _tag(tag: Any) -> Any:
-    """
-    Bring a tag to what JSON has: the number of an enum's member, a list for a tuple.
-    """
-    if isinstance(tag, tuple):
-        return [_tag(each) for each in tag]
-    if isinstance(tag, bytes):
-        return tag.hex()
-    tag = getattr(tag, "value", tag)
-    return tag if tag is None or isinstance(tag, bool | int | str) else str(tag)
-
-
-def _framing(protocol: Protocol) -> _Plain | None:
-    framing: Any = protocol.framing
-    if framing is None:
-        return None
-    options = {}
-    for field in attrs.fields(type(framing)) if attrs.has(type(framing)) else ():
-        value = getattr(framing, field.name)
-        if field.init and field.alias and value != field.default:
-            options[field.alias] = value if isinstance(value, int) else _option(value)
-    return {"kind": type(framing).__name__, "options": options}
-
-
-def _option(value: Any) -> str:
-    if isinstance(value, bytes):
-        return f"hex {value.hex()}"
-    return name_of(value) if isinstance(value, Construct) else _value(value)
-
-
-# As JSON ---------------------------------------------------------------------
-
-
-def part_as_plain(part: Part) -> _Plain:
-    """
-    Give a part in terms of JSON.
-    """
-    return {
-        "name": part.name or None,
-        "after": part.after or None,
-        "offset": part.offset,
-        "size": part.size,
-        "extent": part.extent or None,
-        "bits": None if part.bits is None else list(part.bits),
-        "type": part.type,
-        "unit": part.unit or None,
-        "doc": part.doc or None,
-        "values": {name: _tag(value) for name, value in part.values},
-        "computed": part.computed or None,
-        "condition": part.condition or None,
-        "messages": list(part.messages),
-        "parts": [part_as_plain(inner) for inner in part.parts],
-    }
-
-
-def message_as_plain(cls: type[Message]) -> _Plain:
-    """
-    Give a message in terms of JSON.
-    """
-    parts = layout_of(cls._record)
-    return {
-        "message": cls.__name__,
-        "doc": _doc(cls) or None,
-        "size": _size(parts),
-        "error": cls.is_error,
-        "answered_by": _answers(cls),
-        "parts": [part_as_plain(part) for part in parts],
-    }
-
-
-def _size(parts: tuple[Part, ...]) -> int | None:
-    """
-    Give the size of a message that always has the same.
-    """
-    last = parts[-1] if parts else None
-    if last is None:
-        return 0
-    if last.after or last.size is None:
-        return None
-    return last.offset + last.size
-
-
-def protocol_as_plain(protocol: Protocol) -> _Plain:
-    """
-    Give a protocol in terms of JSON.
-    """
-    states = {
-        state: {cls.__name__: following for cls, following in moves.items()}
-        for state, moves in (protocol.states or {}).items()
-    }
-    return {
-        "protocol": protocol.name,
-        "doc": protocol.doc or None,
-        "ports": dict(protocol.ports),
-        "framing": _framing(protocol),
-        "header": protocol.header.__name__ if protocol.header else None,
-        "trailer": protocol.trailer.__name__ if protocol.trailer else None,
-        "tag": None if protocol.tag is None else _value(protocol.tag),
-        "correlate": None if protocol.correlate is None else _value(protocol.correlate),
-        **{
-            f"{way.value}s": [
-                {"tag": _tag(tag), "message": cls.__name__}
-                for tag, cls in protocol.table(way).items()
-            ]
-            for way in Direction
-        },
-        "states": states,
-        "messages": [message_as_plain(c) for c in _messages_of(protocol).values()],
-    }
 
 
 # As tables -------------------------------------------------------------------
@@ -285,7 +147,7 @@ def _protocol_tables(protocol: Protocol) -> Iterator[RenderableType]:
     facts = _table("")
     facts.show_header = False
     facts.title = None
-    framing = _framing(protocol)
+    framing = framing_as_plain(protocol)
     if framing is None:
         how = "none: a datagram is a frame"
     else:
@@ -297,9 +159,9 @@ def _protocol_tables(protocol: Protocol) -> Iterator[RenderableType]:
     _add(facts, "framing", how)
     _add(facts, "frame", " · ".join(_frame_part(part) for part in frame if part))
     if protocol.tag is not None:
-        _add(facts, "tag", _value(protocol.tag))
+        _add(facts, "tag", in_text(protocol.tag))
     if protocol.correlate is not None:
-        _add(facts, "answers are told by", _value(protocol.correlate))
+        _add(facts, "answers are told by", in_text(protocol.correlate))
     yield facts
     yield _tags_table(protocol)
     if protocol.states:
@@ -308,7 +170,7 @@ def _protocol_tables(protocol: Protocol) -> Iterator[RenderableType]:
             for cls, following in moves.items():
                 _add(table, state, cls.__name__, following)
         yield table
-    for cls in _messages_of(protocol).values():
+    for cls in messages_of(protocol).values():
         yield from _message_tables(cls)
 
 
@@ -326,8 +188,8 @@ def _tags_table(protocol: Protocol) -> Any:
             ways.setdefault(entry, []).append(direction.value)
     for (tag, cls), directions in ways.items():
         way = "both" if len(directions) > 1 else directions[0]
-        answers = "an error" if cls.is_error else " or ".join(_answers(cls))
-        _add(table, _case(tag), way, cls.__name__, answers, _summary(_doc(cls)))
+        answers = "an error" if cls.is_error else " or ".join(answers_of(cls))
+        _add(table, _case(tag), way, cls.__name__, answers, _summary(doc_of(cls)))
     return table
 
 
@@ -340,7 +202,7 @@ def _case(tag: Any) -> str:
     if isinstance(tag, tuple):
         return ", ".join(map(_case, tag))
     name = getattr(tag, "name", None)
-    plain = _tag(tag)
+    plain = plain_tag_of(tag)
     text = f"{plain} (0x{plain:x})" if type(plain) is int and plain > 9 else str(plain)
     return f"{text} {name}" if name else text
 
@@ -351,9 +213,9 @@ def _summary(doc: str) -> str:
 
 def _message_tables(cls: type[Message]) -> Iterator[RenderableType]:
     parts = layout_of(cls._record)
-    size = _size(parts)
+    size = size_of_parts(parts)
     how_long = "variable size" if size is None else plural(size, "byte")
-    doc = _summary(_doc(cls))
+    doc = _summary(doc_of(cls))
     heads = ["offset", "size", "field", "type", "unit", "about"]
     if not any(part.unit for part in _all(parts)):
         heads.remove("unit")
@@ -402,7 +264,7 @@ def _about(part: Part) -> str:
         f"if {part.condition.removeprefix('if ')}" if part.condition else "",
     ]
     if part.values:
-        shown = [f"{_tag(v)} {name}" for name, v in part.values[:_MOST_VALUES]]
+        shown = [f"{plain_tag_of(v)} {name}" for name, v in part.values[:_MOST_VALUES]]
         more = len(part.values) - len(shown)
         said.append(", ".join(shown) + (f" and {more} more" if more else ""))
     if part.messages and not any(name in part.type for name in part.messages):

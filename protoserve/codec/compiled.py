@@ -38,7 +38,8 @@ def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
     def interpreted(data: Any) -> Any:
         return boundary.parse_message(record, data, caps)
 
-    from protoserve.codec.generate_parse import ParseWriter, parse_globals
+    from protoserve.codec.generate_parse import ParseWriter
+    from protoserve.codec.running import parse_globals
 
     try:
         writer = ParseWriter(caps)

@@ -32,12 +32,6 @@ from protoserve.codec.computed import (
 )
 from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable, translate
 from protoserve.codec.enums import EnumField
-from protoserve.codec.generate_parse import (
-    Mismatch,
-    Structs,
-    element_run,
-    same_count,
-)
 from protoserve.codec.guard import guard
 from protoserve.codec.nodes import children
 from protoserve.codec.plan import (
@@ -64,6 +58,8 @@ from protoserve.codec.plan import (
     Window,
 )
 from protoserve.codec.record import enclosing_context
+from protoserve.codec.running import Mismatch, Structs
+from protoserve.codec.shapes import element_run, same_count
 
 __all__ = ["BuildWriter", "build_globals"]
 

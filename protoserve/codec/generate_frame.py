@@ -19,7 +19,7 @@ from protoserve.codec.compiled import compile_function, tell_failure
 from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable
 from protoserve.codec.frame import FrameCodec, LengthHead
 from protoserve.codec.generate_build import BuildWriter, build_globals
-from protoserve.codec.generate_parse import Mismatch, ParseWriter, parse_globals
+from protoserve.codec.generate_parse import ParseWriter
 from protoserve.codec.plan import Bits, Group, plan_of
 from protoserve.codec.record import (
     FrameContext,
@@ -27,6 +27,7 @@ from protoserve.codec.record import (
     enclosing_context,
     root_context,
 )
+from protoserve.codec.running import Mismatch, parse_globals
 
 __all__ = [
     "body_globals",

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import io
 import struct
 from typing import Any
 
 import attrs
-from construct import core, expr
+from construct import expr
 
 from protoserve.codec.caps import Caps
 from protoserve.codec.computed import (
@@ -56,75 +55,21 @@ from protoserve.codec.plan import (
     VarNumber,
     Window,
 )
-from protoserve.codec.record import Record, enclosing_context, slot_name
+from protoserve.codec.record import Record, slot_name
+from protoserve.codec.running import Lookup, Structs
+from protoserve.codec.shapes import (
+    element_run,
+    has_value,
+    largest,
+    same_count,
+    unsigned,
+)
 
-__all__ = [
-    "Mismatch",
-    "ParseWriter",
-    "Structs",
-    "element_run",
-    "parse_globals",
-    "same_count",
-]
+__all__ = ["ParseWriter"]
 
 
 Places = dict[str, tuple[tuple[str, int], tuple[str, int]]]
 """Where fields start and end: for each a variable and a constant."""
-
-
-class Mismatch(Exception):  # noqa: N818 - told to nobody, it ends the fast path
-    """
-    The bytes are not what a generated function knows.
-    """
-
-
-class Structs(dict[int, struct.Struct]):
-    """
-    Structs for arrays of one kind of number, by count.
-    """
-
-    def __init__(self, order: str, code: str) -> None:
-        super().__init__()
-        self.order, self.code = order, code
-
-    def __missing__(self, count: int) -> struct.Struct:
-        made = struct.Struct(f"{self.order}{count}{self.code}")
-        if len(self) < 1024:
-            self[count] = made
-        return made
-
-
-def read_varint(buf: bytes, pos: int, end: int, most: int) -> tuple[int, int]:
-    """
-    Read a variable-length integer; give it and the place behind it.
-    """
-    number = shift = 0
-    limit = min(end, pos + most)
-    while pos < limit:
-        byte = buf[pos]
-        pos += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, pos
-        shift += 7
-    raise Mismatch
-
-
-def parse_opaque(
-    node: Any, buf: bytes, pos: int, end: int, context: Any, base: int
-) -> tuple[Any, int]:
-    """
-    Let Construct parse a part; give its value and the place behind it.
-    """
-    if end == len(buf) and not base:
-        stream = io.BytesIO(buf)
-        stream.seek(pos)
-    else:
-        whole = io.BytesIO(buf)
-        stream = core.BytesIOWithOffsets(buf[base:end], whole, base)
-        stream.seek(pos)
-    context["_io"] = stream
-    return node._parsereport(stream, context, ""), stream.tell()
 
 
 @attrs.define
@@ -405,7 +350,7 @@ class ParseWriter:
         inner = node.inner
         if isinstance(inner, Number) and inner.code == "B":
             width = 8
-        table: Any = _Lookup(node)
+        table: Any = Lookup(node)
         if node.missing is not None and width is not None and width <= 8:
             with contextlib.suppress(Exception):  # some numbers are malformed
                 table = tuple(table[number] for number in range(1 << width))
@@ -599,7 +544,7 @@ class ParseWriter:
             count = self.out.name("n")
             self.out.line(f"{count} = {translate(node.count, scope)}")
         run = element_run(element)
-        if run is not None and _has_value(element):
+        if run is not None and has_value(element):
             self._repeat_fixed(node, run, count, target, scope)
             return
         most = largest(node.counter, node.count, scope)
@@ -911,131 +856,6 @@ class ParseWriter:
         return known
 
 
-class _Lookup(dict[Any, Any]):
-    """
-    A table of what numbers stand for, which makes what it does not have.
-    """
-
-    def __init__(self, node: Mapped) -> None:
-        super().__init__(node.decode)
-        self.make = node.missing
-
-    def __missing__(self, value: Any) -> Any:
-        if self.make is None:
-            raise Mismatch
-        made = self.make(value)
-        if made is not value and len(self) < 1024:
-            self[value] = made
-        return made
-
-
-def unsigned(size: Any, scope: Scope) -> bool:
-    """
-    Whether a size is a field that cannot be negative.
-    """
-    if not isinstance(size, expr.Path):
-        return isinstance(size, int) and size >= 0
-    try:
-        symbol = size(scope)
-    except Exception:
-        return False
-    node = symbol.node if isinstance(symbol, Symbol) else None
-    if isinstance(node, VarNumber):
-        return not node.zigzag
-    return (
-        isinstance(node, Number) and not node.signed and node.code not in tuple("efd")
-    )
-
-
-def largest(counter: Node | None, count: Any, scope: Scope) -> int | None:
-    """
-    Give the largest count that can be read; `None` if that is not known.
-    """
-    node = counter
-    if node is None and isinstance(count, int):
-        return count
-    if node is None and isinstance(count, expr.Path):
-        try:
-            symbol = count(scope)
-        except Exception:
-            return None
-        node = symbol.node if isinstance(symbol, Symbol) else None
-    if isinstance(node, Number) and node.code not in tuple("efd") and node.size <= 2:
-        return int(1 << 8 * node.size)
-    return None
-
-
-def element_run(node: Node) -> int | None:
-    """
-    Give the size of what is one run of fixed fields in one byte order, else `None`.
-    """
-    shape = _Shape()
-    return shape.size if shape.add(node) and shape.size else None
-
-
-class _Shape:
-    """
-    Finds out whether a node is a single run.
-    """
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.order = ""
-
-    def add(self, node: Node) -> bool:
-        if isinstance(node, Number):
-            wide = bool(node.code) and node.size > 1
-            if wide and self.order not in ("", node.order):
-                return False
-            self.order = node.order if wide else self.order
-            self.size += node.size
-            return True
-        if isinstance(node, Raw):
-            return isinstance(node.size, int) and self._grow(node.size)
-        if isinstance(node, Padding):
-            return self._grow(node.size)
-        if isinstance(node, Bits):
-            wide = node.size in (2, 4, 8)
-            if wide and self.order not in ("", ">"):
-                return False
-            self.order = ">" if wide else self.order
-            return self._grow(node.size)
-        if isinstance(node, Mapped | Constant):
-            return self.add(node.inner)
-        if isinstance(node, Group):
-            plain = node.record is None or node.record.make_style == "plain"
-            computed = any(i.computed is not None for i in node.items)
-            return plain and not computed and all(self.add(i.node) for i in node.items)
-        return False
-
-    def _grow(self, size: int) -> bool:
-        self.size += size
-        return True
-
-
-def _has_value(node: Node) -> bool:
-    """
-    Whether a fixed-size node takes anything but padding.
-    """
-    if isinstance(node, Group):
-        return any(_has_value(item.node) for item in node.items)
-    if isinstance(node, Raw):
-        return bool(node.size)
-    return not isinstance(node, Padding)
-
-
-def same_count(node: Node | None, name: str) -> bool:
-    """
-    Whether an array's count is exactly the field that counts it.
-    """
-    return (
-        isinstance(node, Repeated)
-        and callable(node.count)
-        and node.counter is None
-        and repr(node.count) == f"this[{name!r}]"
-    )
-
-
 def _at(place: tuple[str, int]) -> str:
     variable, offset = place
     if not variable:  # counted from the start of the buffer
@@ -1072,19 +892,3 @@ def node_source(node: Node) -> Any:
     Give the construct to leave a node to, where it is known.
     """
     return node.construct if isinstance(node, Opaque) else None
-
-
-def parse_globals() -> dict[str, Any]:
-    """
-    Give the names that all generated parsing functions use.
-    """
-    return {
-        "Mismatch": Mismatch,
-        "Container": core.Container,
-        "enclosing_context": enclosing_context,
-        "from_bytes": int.from_bytes,
-        "new": object.__new__,
-        "parse_opaque": parse_opaque,
-        "put": object.__setattr__,
-        "read_varint": read_varint,
-    }

@@ -33,8 +33,9 @@ from protoserve.codec.generate_frame import (
     fixed_size,
     tag_source,
 )
-from protoserve.codec.generate_parse import ParseWriter, parse_globals
+from protoserve.codec.generate_parse import ParseWriter
 from protoserve.codec.record import Record
+from protoserve.codec.running import parse_globals
 
 __all__ = ["Pump", "Turn", "make_pump"]
 

@@ -227,6 +227,8 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
         self.builder: Callable[[Any], bytes] | None = None
         self.columns: Any = None
         """What `protoserve.codec.dtype` has made of it."""
+        self.noting: Record | None = None
+        """Its form that `protoserve.codec.noting` has made."""
 
     def __repr__(self) -> str:
         return f"<{self.record_name}.construct>"

@@ -15,16 +15,15 @@ What no rule here knows is parsed from random bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import construct
 from construct import core
-from hypothesis import reject
-from hypothesis import strategies as st
 
 from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.computed import CountOf, Pending
@@ -39,8 +38,13 @@ from protoserve.codec.record import (
 )
 from protoserve.codec.refuse import may_take_bytes
 from protoserve.errors import DeclarationError
+from protoserve.testing import _choices as st
+from protoserve.testing import _places as places
 from protoserve.testing._hints import Hints
 from protoserve.testing._numbers import bounds_of, checked_bounds
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 __all__ = [
     "FEW",
@@ -48,12 +52,15 @@ __all__ = [
     "TRIES",
     "Drawing",
     "Ledger",
+    "Refused",
     "Rule",
     "Stopped",
     "Undecided",
     "frame_context",
     "message_context",
 ]
+
+_T = TypeVar("_T")
 
 FEW = 5
 """Elements of a list whose number is free."""
@@ -121,6 +128,12 @@ class Undecided(Pending):
         return self.drawing.draw(st.integers(0, 7)) < 7  # few spans are empty
 
 
+class Refused(Exception):  # noqa: N818 - another example may do
+    """
+    An example that a generator has drawn is given up.
+    """
+
+
 class Stopped(Exception):  # noqa: N818 - it is no error
     """
     A `StopIf` ended its structure.
@@ -149,12 +162,12 @@ class Drawing:
     One example on its way.
 
     Args:
-        draw: Hypothesis's.
+        source: who makes the choices.
         ledger: what the strategy knows.
     """
 
-    def __init__(self, draw: st.DrawFn, ledger: Ledger) -> None:
-        self.draw = draw
+    def __init__(self, source: st.Source, ledger: Ledger) -> None:
+        self.source = source
         self.ledger = ledger
         self.depth = 0
         self.uncertain = False
@@ -163,8 +176,16 @@ class Drawing:
         """Whether an optional part was left out."""
         self.name: str | None = None
         """The name of the part that is drawn next, where it has one."""
+        self.position: float | None = 0 if ledger.hints.placed else None
+        """Where the next part stands in its stream, in bytes; `None` if not known."""
         self._planned: int | None = None
         self._room = _LONGEST
+
+    def draw(self, choice: st.Choice[_T] | SearchStrategy[_T]) -> _T:
+        """
+        Let a choice be made.
+        """
+        return st.chosen(self.source, choice)
 
     # Structures ------------------------------------------------------------
 
@@ -192,8 +213,15 @@ class Drawing:
         arguments: dict[str, Any] = {}
         draft = object.__new__(record.owner)
         plans: dict[str, tuple[str, int]] = {}
+        in_bits: set[str] = set()
+        if self.position is not None:
+            in_bits = {f.name for run, bits in record.runs() if bits for f in run}
         for field in record.fields:
             place = f"{path}.{field.name}"
+            start = self.position
+            bits, known = field.name in in_bits, field.computed or field.name in given
+            if start is not None and (bits or known):
+                self.position = start = places.fixed(start, field.construct, bits=bits)
             if isinstance(field.computed, CountOf):
                 inner[field.name] = count = self._count(field, arguments, inner)
                 plans[field.computed.first] = (field.name, count)
@@ -208,11 +236,15 @@ class Drawing:
                 )
             except Stopped:
                 break
+            if bits:
+                self.position = start
             if field.hidden:
                 continue
             inner[field.name] = value
             if isinstance(value, Undecided):
                 value = None
+            if type(value) is construct.ListContainer:
+                value = list(value)  # as messages are parsed, and shown
             arguments[field.name] = value
             if field.name in plans and hasattr(value, "__len__"):
                 inner[plans[field.name][0]] = len(value)
@@ -256,7 +288,7 @@ class Drawing:
             self._planned = planned
             if field.name in given:
                 value = given[field.name]
-                if isinstance(value, st.SearchStrategy):
+                if st.is_strategy(value):
                     value = self.draw(value)
                 elif callable(value):
                     value = value(inner)
@@ -281,15 +313,19 @@ class Drawing:
         Draw a field's value, within what its validators say about it.
         """
         low, high, options = checked_bounds(validator)
-        if options:
-            return self.draw(st.sampled_from(options))
         bounds = bounds_of(field.construct, inner)
-        if bounds is not None and (low is not None or high is not None):
+        choice: Any = None
+        if options:
+            choice = st.sampled_from(options)
+        elif bounds is not None and (low is not None or high is not None):
             least = bounds[0] if low is None else max(low, bounds[0])
             most = bounds[1] if high is None else min(high, bounds[1])
-            if least <= most:
-                return self.draw(st.integers(least, most))
-        return self.part(field.construct, inner, place, field.name)
+            choice = st.integers(least, most) if least <= most else None
+        if choice is None:
+            return self.part(field.construct, inner, place, field.name)
+        value = self.draw(choice)
+        self._pass(field.construct, value, inner, place)
+        return value
 
     def part(self, node: Any, context: Any, path: str, name: str | None = None) -> Any:
         """
@@ -302,7 +338,9 @@ class Drawing:
             number = 0 if self.depth >= _SHALLOW else None
             key = number if number in choices else self.draw(st.sampled_from(choices))
             with contextlib.suppress(Exception):
-                return self.settled(node, key, context, path)
+                value = self.settled(node, key, context, path)
+                self._pass(node, value, context, path)
+                return value
         self.name = name
         return self.value(node, context, path)
 
@@ -326,11 +364,28 @@ class Drawing:
         """
         Draw any construct's value.
         """
+        start = self.position
         for kind in type(node).__mro__:
             rule = self.ledger.rules.get(kind)
             if rule is not None:
-                return rule(self, node, context, path)
-        return self.parsed(node, context, path)
+                break
+        else:
+            rule = Drawing.parsed
+        if start is None:
+            return rule(self, node, context, path)
+        self.position = places.inside(start, node)
+        value = rule(self, node, context, path)
+        build = functools.partial(self.built, node, value, context, path)
+        self.position = places.behind(start, self.position, node, build)
+        return value
+
+    def _pass(self, node: Any, value: Any, context: Any, path: str) -> None:
+        """
+        Note where a part ends whose value was not drawn by its rule.
+        """
+        if self.position is not None:
+            build = functools.partial(self.built, node, value, context, path)
+            self.position = places.measured(self.position, node, build)
 
     def integer(self, low: int, high: int) -> int:
         """
@@ -388,15 +443,24 @@ class Drawing:
         Raises:
             ConstructError: it does not build, or not parse.
         """
-        guarded = self._guarded(node)
+        stream = self.built(node, value, context, path)
+        stream.seek(0)
+        return self._guarded(node)._parsereport(stream, context, path)
+
+    def built(self, node: Any, value: Any, context: Any, path: str) -> io.BytesIO:
+        """
+        Build a value; the stream stands behind it.
+
+        Raises:
+            ConstructError: it does not build.
+        """
         stream = io.BytesIO()
         context["_parsing"], context["_building"] = False, True
         try:
-            guarded._build(value, stream, context, path)
+            self._guarded(node)._build(value, stream, context, path)
         finally:
             context["_parsing"], context["_building"] = True, False
-        stream.seek(0)
-        return guarded._parsereport(stream, context, path)
+        return stream
 
     def tidy(self, node: Any, context: Any, path: str, draw: Callable[[], Any]) -> Any:
         """
@@ -434,6 +498,10 @@ class Drawing:
         """
         if self.ledger.on_refusal is not None:
             self.ledger.on_refusal(reason)
+        if isinstance(self.source, random.Random):
+            raise Refused(reason)
+        from hypothesis import reject
+
         reject()
 
     def _guarded(self, node: Any) -> Any:

@@ -28,6 +28,16 @@ _SIZES = ("count", "length", "modulus", "offset")
 _CHOICES = ("condfunc", "keyfunc", "predicate")
 """Attributes of constructs that hold a choice; so does a `Check`'s ``func``."""
 
+_PLACED: tuple[type[Any], ...] = (
+    construct.Checksum,
+    construct.Peek,
+    construct.Pointer,
+    construct.RawCopy,
+    construct.Seek,
+    type(construct.Tell),
+)
+"""Constructs that look at other bytes than their own, or at where these are."""
+
 
 @attrs.frozen
 class Hints:
@@ -41,6 +51,9 @@ class Hints:
     choices: dict[str, tuple[Any, ...]]
     """Fields that something is chosen by, with the values that make a difference."""
 
+    placed: bool = False
+    """Whether values depend on where in the bytes they, or others, stand."""
+
 
 def hints_of(*roots: Any) -> Hints:
     """
@@ -49,15 +62,18 @@ def hints_of(*roots: Any) -> Hints:
     sizes: set[str] = set()
     choices: dict[str, dict[Any, None]] = {}
     seen: set[int] = set()
+    placed = False
     for root in roots:
         for node in _walk(root, seen):
             found = vars(node)
+            placed = placed or isinstance(node, _PLACED)
             for attribute in _SIZES:
                 sizes.update(names_of(found.get(attribute)))
             for expression, values in _choices_of(node, found):
                 for name in names_of(expression):
                     choices.setdefault(name, {}).update(dict.fromkeys(values))
-    return Hints(frozenset(sizes), {k: tuple(v) for k, v in choices.items() if v})
+    chosen = {name: tuple(values) for name, values in choices.items() if values}
+    return Hints(frozenset(sizes), chosen, placed)
 
 
 def _choices_of(node: Any, found: dict[str, Any]) -> Iterator[tuple[Any, list[Any]]]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import construct
 from construct import core
-from hypothesis import strategies as st
 
 from protoserve.codec.enums import EnumField
 from protoserve.codec.record import Record, enclosing_context
 from protoserve.codec.refuse import greedy_part
+from protoserve.testing import _choices as st
 from protoserve.testing import _text
 from protoserve.testing._drawing import (
     FEW,
@@ -117,7 +117,7 @@ def _integer(drawing: Drawing, node: Any, context: Any, path: str) -> int:
 def _format(drawing: Drawing, node: Any, context: Any, path: str) -> Any:
     width = float_width(node)
     if width is not None:
-        return drawing.draw(st.floats(width=width, allow_nan=False))
+        return drawing.draw(st.floats(width))
     if node.fmtstr[-1] == "?":
         return drawing.draw(st.booleans())
     return _integer(drawing, node, context, path)
@@ -192,6 +192,12 @@ def _rebuild(drawing: Drawing, node: Any, context: Any, _path: str) -> Any:
     except Exception:
         # It follows from fields that come later, as counts in front of lists do.
         return Undecided.of(drawing, node.func)
+
+
+def _tell(drawing: Drawing, _node: Any, _context: Any, _path: str) -> int:
+    if drawing.position is None:
+        return Undecided.of(drawing)
+    return int(drawing.position)
 
 
 def _check(drawing: Drawing, node: Any, context: Any, path: str) -> None:
@@ -409,7 +415,7 @@ RULES: dict[type[Any], Rule] = {
     type(construct.GreedyBytes): lambda drawing, *_: drawing.binary(),
     type(construct.Index): lambda _d, _n, context, _p: context.get("_index"),
     type(construct.Pass): _nothing,
-    type(construct.Tell): _nothing,
+    type(construct.Tell): _tell,
     type(construct.Terminated): _nothing,
     type(construct.VarInt): _integer,
     type(construct.ZigZag): _integer,

@@ -8,13 +8,16 @@ import codecs
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import construct
-from hypothesis import strategies as st
 
+from protoserve.testing._choices import Choice, letters
 from protoserve.testing._numbers import bounds_of
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 __all__ = ["Room", "room_of", "texts"]
 
@@ -70,21 +73,28 @@ def room_of(subcon: Any, size_of: Callable[[Any], int | None]) -> Room:
 
 
 @functools.lru_cache(maxsize=256)
-def texts(encoding: str, room: Room) -> st.SearchStrategy[str | None]:
+def texts(encoding: str, room: Room) -> Choice[str | None]:
     """
-    Make a strategy for texts in an encoding; it gives `None` where it finds none.
+    Choose a text in an encoding; it is `None` where there is none.
     """
     excluded: set[str] = set()
     for part in room.avoid:
         excluded.update(part.decode(encoding, "ignore"))
-    alphabet = _alphabet(encoding, "".join(sorted(excluded)))
+    left_out = "".join(sorted(excluded))
     longest = _LONG if room.most is None else min(_LONG, room.most)
     if room.exact and room.most:
         longest = min(room.most, 64)
-    return st.text(alphabet, max_size=longest).map(lambda t: _fit(t, encoding, room))
+    return letters(
+        lambda: _alphabet(encoding, left_out),
+        lambda character: character not in excluded and _survives(character, encoding),
+        longest,
+        lambda text: _fit(text, encoding, room),
+    )
 
 
 def _alphabet(encoding: str, excluded: str) -> st.SearchStrategy[str]:
+    from hypothesis import strategies as st
+
     name = codecs.lookup(encoding).name
     if name.startswith("utf"):
         # A byte order mark in front would be taken for the encoding's own.
@@ -102,13 +112,14 @@ def _repertoire(encoding: str) -> list[str]:
     """
     List the characters that an encoding gives back as they were.
     """
-    found = []
-    for number in range(0x1_0000):
-        character = chr(number)
-        with contextlib.suppress(UnicodeError):
-            if character.encode(encoding).decode(encoding) == character:
-                found.append(character)
-    return found
+    every = map(chr, range(0x1_0000))
+    return [character for character in every if _survives(character, encoding)]
+
+
+def _survives(character: str, encoding: str) -> bool:
+    with contextlib.suppress(UnicodeError):
+        return character.encode(encoding).decode(encoding) == character
+    return False
 
 
 def _fit(text: str, encoding: str, room: Room) -> str | None:

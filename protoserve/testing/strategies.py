@@ -58,6 +58,8 @@ class FrameExample:
     message: Any
     frame: bytes = attrs.field(repr=lambda data: data.hex(" "))
     """Header, body and trailer, without what framing adds."""
+    direction: Direction = Direction.REQUEST
+    """Who sends it: a request is the client's."""
 
 
 def from_message(
@@ -91,7 +93,7 @@ def from_message(
     """
     record: Record = cls.construct
     _check_overrides(cls, record, overrides)
-    ledger = Ledger(hints_of(record), _rules(kinds))
+    ledger = Ledger(hints_of(record), rules_of(kinds))
 
     def strategy(kept: Ledger) -> st.SearchStrategy[MessageT]:
         @st.composite
@@ -137,27 +139,52 @@ def from_protocol(
         raise DeclarationError(
             f"{protocol.name} has no such {direction.value} to make examples of"
         )
+    rules = rules_of(kinds)
+    return st.one_of(
+        [frames_of(protocol, direction, cls, rules)(session) for _, cls in entries]
+    )
+
+
+def frames_of(
+    protocol: Protocol,
+    direction: Direction,
+    cls: type[Message],
+    rules: dict[type[Any], Rule],
+) -> Callable[..., st.SearchStrategy[FrameExample]]:
+    """
+    Make what makes strategies for the frames of one message.
+
+    Returns:
+        A function of what ``this._.session`` is, and of values for fields of the
+        header by their names.
+    """
     header = [] if protocol.header is None else [protocol.header.construct]
-    rules = _rules(kinds)
+    (tag,) = (tag for tag, known in protocol.table(direction).items() if known is cls)
+    ledger = Ledger(hints_of(*header, cls.construct), rules)
 
-    def strategy(tag: Any, cls: type[Message]) -> st.SearchStrategy[FrameExample]:
-        ledger = Ledger(hints_of(*header, cls.construct), rules)
+    def made(
+        kept: Ledger, session: Any, given: Mapping[str, Any]
+    ) -> st.SearchStrategy[FrameExample]:
+        @st.composite
+        def frames(draw: st.DrawFn) -> FrameExample:
+            drawing = Drawing(draw, kept)
+            return _frame(drawing, protocol, direction, (tag, cls), session, given)
 
-        def examples(kept: Ledger) -> st.SearchStrategy[FrameExample]:
-            @st.composite
-            def frames(draw: st.DrawFn) -> FrameExample:
-                drawing = Drawing(draw, kept)
-                return _frame(drawing, protocol, direction, (tag, cls), session)
+        return frames()
 
-            return frames()
+    def strategy(
+        session: Any = None, given: Mapping[str, Any] | None = None
+    ) -> st.SearchStrategy[FrameExample]:
+        if ledger.on_refusal is None:
+            ledger.on_refusal = _Doubt(
+                cls.__name__, ledger, lambda kept: made(kept, session, given or {})
+            )
+        return made(ledger, session, given or {})
 
-        ledger.on_refusal = _Doubt(cls.__name__, ledger, examples)
-        return examples(ledger)
-
-    return st.one_of([strategy(tag, cls) for tag, cls in entries])
+    return strategy
 
 
-def _rules(kinds: Kinds | None) -> dict[type[Any], Rule]:
+def rules_of(kinds: Kinds | None) -> dict[type[Any], Rule]:
     return {**RULES, **{kind: _rule(make) for kind, make in (kinds or {}).items()}}
 
 
@@ -191,6 +218,10 @@ def _message(
     message: MessageT = drawing.message(record, context, cls.__name__, overrides)
     try:
         data = bytes(message)
+        if ledger.hints.placed and not overrides:
+            message = cls.parse(data)
+            data = bytes(message)
+            drawing.uncertain = True
         if drawing.uncertain and cls.parse(data) != message:
             drawing.refuse(f"{cls.__name__}: its bytes mean another message")
     except ProtoserveError as exc:
@@ -204,29 +235,40 @@ def _frame(
     direction: Direction,
     entry: tuple[Any, type[Message]],
     session: Any,
+    given: Mapping[str, Any],
 ) -> FrameExample:
     tag, cls = entry
     context = frame_context(session)
     header = None
     if protocol.header is not None:
-        header = _header(drawing, protocol, direction, tag, context)
+        header = _header(drawing, protocol, direction, tag, context, given)
     message = drawing.record(cls.construct, context, cls.__name__)
     try:
         frame = protocol.build(message, direction, header=header, session=session)
+        if drawing.ledger.hints.placed:
+            # What looks at other bytes is as these have turned out.
+            message = protocol.parse(frame, direction, session=session).message
+            frame = protocol.build(message, direction, header=header, session=session)
+            drawing.uncertain = True
         if drawing.uncertain:
             parsed = protocol.parse(frame, direction, session=session)
             if parsed.message != message:
                 drawing.refuse(f"{cls.__name__}: its bytes mean another message")
     except ProtoserveError as exc:
         drawing.refuse(str(exc))
-    return FrameExample(header, message, frame)
+    return FrameExample(header, message, frame, direction)
 
 
 def _header(
-    drawing: Drawing, protocol: Protocol, direction: Direction, tag: Any, context: Any
+    drawing: Drawing,
+    protocol: Protocol,
+    direction: Direction,
+    tag: Any,
+    context: Any,
+    others: Mapping[str, Any],
 ) -> Any:
     """
-    Draw a header with a tag in it; its fields are left in the context.
+    Draw a header with a tag in it, and other values; its fields are left in the context.
     """
     assert protocol.header is not None
     record: Record = protocol.header.construct
@@ -235,7 +277,7 @@ def _header(
         names, tag_values = (protocol.tag,), (tag,)
     elif isinstance(protocol.tag, tuple):
         names, tag_values = protocol.tag, tag
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(others)
     for name, value in zip(names, tag_values if names else (), strict=True):
         if "." not in name:
             node = next(f.construct for f in record.fields if f.name == name)

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.commanding import command
 from tests.cli.kit import ROOT, Process
+from tests.cli.refusing import refused
 from tests.service.kit import PATIENCE
+
+__all__ = ["command", "refused"]
 
 
 @pytest.fixture

@@ -293,7 +293,7 @@ def test_one_line(arguments, words, monkeypatch, capsys):
     """What the user can put right is one line, and exit code 2."""
     monkeypatch.setattr(sys, "argv", ["protoserve", *arguments])
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(commands, "set_up_logging", lambda *_args, **_options: None)
+    monkeypatch.setattr(commands.run, "set_up_logging", lambda *_args, **_options: None)
     with pytest.raises(SystemExit) as caught:
         protoserve.cli.main()
     assert 2 == caught.value.code

@@ -7,14 +7,17 @@ environment has ``PROTOSERVE_REQUIRE_PEERS=1``: then that is a failure.
 """
 
 import contextlib
+import getpass
 import importlib
 import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -135,3 +138,101 @@ def _listening(
         if line.startswith("listening on "):
             urls.append(line.removeprefix("listening on ").strip())
     return urls
+
+
+@contextlib.contextmanager
+def program(*command: Any) -> Iterator[subprocess.Popen[str]]:
+    """
+    Run a server of others while the block runs.
+    """
+    with subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture(scope="session")
+def dnsmasq(require_program: Callable[[str], str]) -> Iterator[str]:
+    """
+    The address (``HOST:PORT``, for UDP and TCP) of a dnsmasq that knows a few names.
+
+    ``www.example.test`` is 192.0.2.1, ``example.test`` has a text and a mail server.
+    """
+    path = require_program("dnsmasq")
+    port = free_port()
+    options = [
+        *("-k", "--log-facility=-", "--no-resolv", "--no-hosts", "--no-daemon"),
+        *("--conf-file=/dev/null", "--pid-file=", "--bind-interfaces"),
+        *("--listen-address=127.0.0.1", f"--port={port}", "--local=/test/"),
+        *(f"--user={getpass.getuser()}", "--host-record=www.example.test,192.0.2.1"),
+        *("--txt-record=example.test,hello", "--mx-host=example.test,www.example.test"),
+    ]
+    with program(path, *options) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "started" in line:
+                break
+        else:
+            pytest.fail(f"dnsmasq does not start:\n{''.join(said)}")
+        reader = threading.Thread(target=process.stderr.read, daemon=True)
+        reader.start()  # what it goes on to say must not fill the pipe
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        reader.join(STOP)
+
+
+@pytest.fixture(scope="session")
+def chronyd_address(
+    require_program: Callable[[str], str], tmp_path_factory: Any
+) -> Iterator[str]:
+    """
+    The address (``HOST:PORT``) of a chronyd that serves stratum 5.
+    """
+    path = require_program("chronyd")
+    port, folder = free_port(), tmp_path_factory.mktemp("chronyd")
+    lines = [
+        *(f"port {port}", "local stratum 5", "allow 127.0.0.1", "cmdport 0"),
+        *("bindaddress 127.0.0.1", f"pidfile {folder}/pid"),
+        f"user {getpass.getuser()}",
+    ]
+    with program(path, "-U", "-d", "-x", "-f", "/dev/null", *lines) as process:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.2)
+            sock.connect(("127.0.0.1", port))
+            deadline = time.monotonic() + START
+            while time.monotonic() < deadline:
+                with contextlib.suppress(ConnectionRefusedError, TimeoutError):
+                    sock.send(b"\x23" + bytes(47))
+                    sock.recv(100)
+                    break
+            else:
+                pytest.fail("chronyd does not answer")
+        assert process.poll() is None
+        yield f"127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """
+    Find a port that is free for UDP and for TCP.
+    """
+    while True:
+        with (
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+            socket.socket(type=socket.SOCK_STREAM) as tcp,
+        ):
+            udp.bind(("127.0.0.1", 0))
+            with contextlib.suppress(OSError):
+                tcp.bind(udp.getsockname())
+                return int(udp.getsockname()[1])

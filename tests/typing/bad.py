@@ -4,7 +4,8 @@ Each line that ends in the marker is wrong: type checkers must say so, there onl
 
 from construct import Array, Int8ub, Int16ub, Int32ub, this
 
-from protoserve import Message, Request, count_of, wire
+from protoserve import Message, Protocol, Request, count_of, wire
+from protoserve.client import Client
 
 
 class Ack(Message):
@@ -40,3 +41,9 @@ class Wrong(Request[int]):  # E: not answered by a message
 class Misspelt(Message):
     device: int = wire(Int32ub, dflt=3)  # E: no such option
     other: int = wire(Int32ub, default="three")  # E: wrong type of a default
+
+
+client = Client(Protocol("empty"), "udp://127.0.0.1:9000")
+client.call(Ack(7))  # E: not a request
+number: int = client.call(reading)  # E: the answer is an Ack
+client.call(reading, tiemout=3)  # E: no such option

@@ -30,6 +30,8 @@ from protoserve import (
     unknown,
     wire,
 )
+from protoserve.client import AsyncClient, Client
+from protoserve.testing import TestClient, live
 
 
 class Color(enum.IntEnum):
@@ -129,3 +131,29 @@ class Collector:
         assert_type(len(batch), int)
         assert_type(batch.messages[0], Point)
         assert_type(list(batch.columns), list[str])
+
+
+def ask() -> None:
+    with Client(sensors, "tcp://127.0.0.1:9000", timeout=1.0) as client:
+        assert_type(client.call(reading), Ack)
+        assert_type(client.call(Named(b=2), timeout=2.0), Ack | Nak)
+        assert_type(next(client.stream(reading)), Ack)
+        assert_type(list(client.call_many([Reading(7)], window=8)), list[Ack])
+        assert_type(client.exchange(reading), Message)
+        assert_type(client.stats.late, int)
+
+
+async def ask_awaited() -> None:
+    async with AsyncClient(sensors, "udp://127.0.0.1:9000", retries=2) as client:
+        assert_type(await client.call(reading), Ack)
+        assert_type(await client.call(Named(b=2)), Ack | Nak)
+        async for answer in client.call_many([Reading(7)]):
+            assert_type(answer, Ack)
+
+
+def try_out(app: Service) -> None:
+    with TestClient(app, split=False) as client, live(app, mode="loop") as server:
+        assert_type(client.call(reading), Ack)
+        assert_type(list(client.call_many([Reading(7)])), list[Ack])
+        assert_type(client.receive(), Message)
+        assert_type(server.client().call(Named(b=2)), Ack | Nak)

@@ -11,6 +11,7 @@ import importlib
 
 import typer
 
+from protoserve.cli.completing import completed
 from protoserve.cli.running import Command
 
 __all__ = ["app"]
@@ -18,13 +19,26 @@ __all__ = ["app"]
 _COMMANDS = (
     "run",
     "describe",
+    "load",
+    "replay",
+    "journal",
+    "call",
+    "send",
+    "listen",
+    "shell",
+    "decode",
+    "export",
+    "snapshot",
+    "compat",
+    "simulate",
+    "proxy",
+    "torture",
 )
 """In the order of the help; each is a module here, and the function of its name."""
 
 app = typer.Typer(
     name="protoserve",
     help="FastAPI for binary protocols.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -38,4 +52,4 @@ def _root() -> None:
 
 for _name in _COMMANDS:
     _module = importlib.import_module(f"{__name__}.{_name}")
-    app.command(_name, cls=Command)(getattr(_module, _name))
+    app.command(_name, cls=Command)(completed(getattr(_module, _name)))

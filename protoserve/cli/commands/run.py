@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import signal
 from math import inf
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from protoserve.cli.logs import FORMATS, set_up_logging
-from protoserve.cli.options import one_of
+from protoserve.cli.options import MODES, one_of
 from protoserve.cli.targets import CommandError, load
-from protoserve.cli.tls import tls_context
-from protoserve.serve import MODES, Runner, StartError
-from protoserve.server._supervise import worker_count
-from protoserve.service import Service
-from protoserve.urls import Address
+
+if TYPE_CHECKING:
+    from protoserve.serve import Runner
 
 __all__ = ["run"]
 
@@ -31,6 +29,8 @@ def _finite(value: float) -> float:
 def _workers(value: str | None) -> int | str | None:
     if value is None or value == "auto":
         return value
+    from protoserve.server._supervise import worker_count
+
     try:
         return worker_count(int(value))
     except ValueError:
@@ -109,6 +109,13 @@ def run(
             help="An application protocol to agree on (ALPN). May be given often.",
         ),
     ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Record each message there, as a line of JSON; see protoserve replay.",
+        ),
+    ] = None,
     log_format: Annotated[
         str,
         typer.Option(
@@ -124,6 +131,12 @@ def run(
     """
     Serve an application until SIGTERM or Ctrl-C.
     """
+    from protoserve.cli.journals import open_journal
+    from protoserve.cli.tls import tls_context
+    from protoserve.serve import Runner, StartError
+    from protoserve.service import Service
+    from protoserve.urls import Address
+
     set_up_logging(log_format, verbose=verbose)
     addresses = [Address.parse(url) for url in listen]
     service = load(target, Service, "examples.dns_server:app")
@@ -132,6 +145,8 @@ def run(
     tls = tls_context(
         addresses, tls_cert or (), tls_key or (), tls_client_ca, tls_alpn or ()
     )
+    if journal is not None:
+        service.journal = open_journal(journal)
     runner = Runner(service, addresses, mode, drain, workers, tls)
     try:
         runner.open()
@@ -144,6 +159,8 @@ def run(
         raise CommandError(str(exc)) from exc
     finally:
         service.close()
+        if service.journal is not None:
+            service.journal.close()
 
 
 def _tell_addresses(runner: Runner) -> None:

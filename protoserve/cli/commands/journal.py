@@ -1,0 +1,37 @@
+"""
+``protoserve journal``: look at a wire journal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["journal"]
+
+
+def journal(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="What protoserve run --journal wrote.")
+    ],
+    pcapng: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a capture for Wireshark instead."),
+    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=65_535,
+            help="The port that the server of a Unix socket gets in the capture.",
+        ),
+    ] = 9,
+) -> None:
+    """
+    Show a journal's messages, one a line, or write them as a capture.
+    """
+    from protoserve.cli.replaying import show_journal
+
+    show_journal(file, pcapng=pcapng, port=port)

@@ -1,0 +1,248 @@
+"""
+``protoserve replay`` and ``protoserve journal``: what was recorded, again and as text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from protoserve.cli.targets import CommandError, load
+from protoserve.journal import Entry, JournalError, read_journal
+from protoserve.protocol import Protocol
+from protoserve.replaying import (
+    Replay,
+    Replayed,
+    Source,
+    SourceError,
+    run_replay,
+    write_pcapng,
+)
+from protoserve.urls import Address
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["replay_file", "show_journal"]
+
+_MOST_SHOWN = 10
+"""Differences that are shown; JSON has more."""
+
+
+def replay_file(
+    path: str,
+    url: str,
+    *,
+    target: str | None,
+    ports: Collection[int],
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """
+    Replay a recording and show what came of it.
+
+    Args:
+        path: a journal or a capture.
+        url: where the server is.
+        target: the protocol, as ``MODULE:NAME``.
+        ports: the server's ports in a capture.
+        as_json: write one JSON object.
+        options: as for `Replay`.
+
+    Returns:
+        The exit code: 0 if everything is as it was, else 1.
+
+    Raises:
+        CommandError: it cannot be begun, or read to its end.
+    """
+    protocol = None
+    if target is not None:
+        protocol = load(target, Protocol, "protocols.dns:dns")
+    elif options.get("ignored"):
+        raise CommandError("--ignore names fields, so it needs --protocol as well")
+    address = Address.parse(url)
+    if not ports:
+        kind = "tcp" if address.is_stream else "udp"
+        own = None if protocol is None else protocol.ports.get(kind)
+        ports = [port for port in (own, address.port) if port][:1]
+    replay = Replay(url=url, protocol=protocol, **options)
+    with _opened(path, ports) as source:
+        result = _run(replay, source)
+        if not result.sent and result.is_same:
+            raise CommandError(f"{path}: {_why_nothing(result, source, address)}")
+        if as_json:
+            sys.stdout.write(json.dumps(_as_plain(result, source)) + "\n")
+        else:
+            _show(result, source)
+    return 0 if result.is_same else 1
+
+
+@contextlib.contextmanager
+def _opened(path: str, ports: Collection[int]) -> Iterator[Source]:
+    try:
+        source = Source(path, ports)
+    except OSError as exc:
+        raise CommandError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except SourceError as exc:
+        raise CommandError(str(exc)) from exc
+    with contextlib.closing(source):
+        try:
+            yield source
+        except SourceError as exc:
+            raise CommandError(str(exc)) from exc
+
+
+def _why_nothing(result: Replayed, source: Source, address: Address) -> str:
+    if result.left_out:
+        there = "datagrams" if address.is_stream else "streams"
+        return f"there are only {there}, which cannot be sent to {address}"
+    if source.is_capture:
+        ports = ", ".join(map(str, sorted(source.ports))) or "any port"
+        return f"there is nothing that was sent to port {ports}; see --port"
+    return "there is nothing that a client has sent"
+
+
+def _run(replay: Replay, source: Source) -> Replayed:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        return run_replay(replay, source)
+    with _bar_on(console) as show:
+        return run_replay(replay, source, show)
+
+
+@contextlib.contextmanager
+def _bar_on(console: Console) -> Iterator[Callable[[Replayed], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def show(result: Replayed) -> None:
+            text = f"{result.sent:,} sent  {result.same:,} as recorded"
+            if result.different:
+                text += f"  {result.different:,} different"
+            progress.update(task, completed=result.done, description=text)
+
+        yield show
+
+
+def _as_plain(result: Replayed, source: Source) -> dict[str, Any]:
+    plain = attrs.asdict(result)
+    del plain["done"]
+    plain["left_out"] += source.left_out
+    return plain | {"lacking": source.lacking}
+
+
+def _show(result: Replayed, source: Source) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = (
+        ("conversations", result.conversations, ""),
+        ("sent", result.sent, ""),
+        ("answers as recorded", result.same, "green"),
+        ("different", result.different, "red"),
+        ("not answered", result.unanswered, "red"),
+        ("not sent, as the server had closed", result.unsent, "red"),
+        *((what, count, "red") for what, count in result.errors.items()),
+        ("left out", result.left_out + source.left_out, "dim"),
+        ("bytes that the capture lacks", source.lacking, "dim"),
+    )
+    for name, count, style in rows[:3]:
+        table.add_row(Text(name), Text(f"{count:,}", style))
+    for name, count, style in rows[3:]:
+        if count:
+            table.add_row(Text(name), Text(f"{count:,}", style))
+    console.print(table)
+    for difference in result.differences[:_MOST_SHOWN]:
+        console.print(Text(str(difference)), soft_wrap=True)
+    if result.different > _MOST_SHOWN:
+        console.print(Text(f"… {result.different - _MOST_SHOWN:,} more"))
+
+
+def speed_of(text: str) -> float:
+    """
+    Read a speed: ``1x``, ``0.5x``, ``max``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if text == "max":
+        return inf
+    speed = float(text.removesuffix("x"))
+    if not 0 < speed < inf:
+        raise ValueError(text)
+    return speed
+
+
+# The journal as text ---------------------------------------------------------
+
+
+def show_journal(path: str, *, pcapng: str | None, port: int) -> None:
+    """
+    Show a journal's entries, or write them as a capture.
+
+    Args:
+        path: the journal.
+        pcapng: the capture; `None` shows the entries.
+        port: the port of a Unix socket's server in the capture.
+
+    Raises:
+        CommandError: a file cannot be read or written.
+    """
+    try:
+        if pcapng is None:
+            _show_entries(path)
+            return
+        with Path(path).open("rb"):
+            pass  # before the other one is replaced
+        count = write_pcapng(read_journal(path), pcapng, port=port)
+    except OSError as exc:
+        raise CommandError(f"{exc.filename or path}: {exc.strerror or exc}") from exc
+    except JournalError as exc:
+        raise CommandError(str(exc)) from exc
+    sys.stdout.write(f"{pcapng}: {count} packets\n")
+
+
+def _show_entries(path: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for entry in read_journal(path):
+        text = Text.assemble(
+            (f"{entry.n:>6} ", "dim"),
+            _clock(entry.time),
+            f" {entry.peer} ",
+            ("→ " if entry.direction == "in" else "← ", "bold"),
+            (entry.message or "?", "cyan" if entry.outcome == "ok" else "red"),
+            f" {_in_short(entry)}",
+        )
+        console.print(text, soft_wrap=True)
+
+
+def _in_short(entry: Entry) -> str:
+    if entry.outcome != "ok":
+        return f"{entry.outcome} [{entry.raw[:32].hex(' ')}]"
+    return json.dumps(entry.fields, ensure_ascii=False)
+
+
+def _clock(moment: float) -> str:
+    fraction = int(moment % 1 * 1e6)
+    return f"{time.strftime('%H:%M:%S', time.localtime(moment))}.{fraction:06d}"
