@@ -49,7 +49,7 @@ class Coils(Message):
         return self.values[:count]
 
 
-class ReadCoils(Request[Coils]):
+class ReadCoils(Request[Coils], idempotent=True):
     """
     Function 1, section 6.1.
     """
@@ -78,7 +78,7 @@ class DiscreteInputs(Message):
         return self.values[:count]
 
 
-class ReadDiscreteInputs(Request[DiscreteInputs]):
+class ReadDiscreteInputs(Request[DiscreteInputs], idempotent=True):
     """
     Function 2, section 6.2.
     """

@@ -87,7 +87,7 @@ class DeviceIdentification(Message):
     )
 
 
-class ReadDeviceIdentification(Request[DeviceIdentification]):
+class ReadDeviceIdentification(Request[DeviceIdentification], idempotent=True):
     """
     Function 43 with MEI type 14, section 6.21.
     """

@@ -58,7 +58,7 @@ class ExceptionStatus(Message):
     status: int = wire(Int8ub, doc="the first output is the lowest bit")
 
 
-class ReadExceptionStatus(Request[ExceptionStatus]):
+class ReadExceptionStatus(Request[ExceptionStatus], idempotent=True):
     """
     Function 7, section 6.7.
     """
@@ -91,7 +91,7 @@ class CommEventCounter(Message):
     event_count: int = wire(Int16ub)
 
 
-class GetCommEventCounter(Request[CommEventCounter]):
+class GetCommEventCounter(Request[CommEventCounter], idempotent=True):
     """
     Function 11, section 6.9.
     """
@@ -109,7 +109,7 @@ class CommEventLog(Message):
     events: bytes = wire(Bytes(this.byte_count - 6), validator=amount(0, 64))
 
 
-class GetCommEventLog(Request[CommEventLog]):
+class GetCommEventLog(Request[CommEventLog], idempotent=True):
     """
     Function 12, section 6.10.
     """
@@ -127,7 +127,7 @@ class ServerId(Message):
     )
 
 
-class ReportServerId(Request[ServerId]):
+class ReportServerId(Request[ServerId], idempotent=True):
     """
     Function 17, section 6.13.
     """

@@ -57,7 +57,7 @@ class FileReference(Message):
     length: int = wire(Int16ub, doc="registers to read")
 
 
-class ReadFileRecord(Request[FileRecords]):
+class ReadFileRecord(Request[FileRecords], idempotent=True):
     """
     Function 20, section 6.14.
     """

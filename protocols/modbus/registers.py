@@ -38,7 +38,7 @@ class HoldingRegisters(Message):
     values: list[int] = wire(_BY_BYTES, validator=amount(1, 125))
 
 
-class ReadHoldingRegisters(Request[HoldingRegisters]):
+class ReadHoldingRegisters(Request[HoldingRegisters], idempotent=True):
     """
     Function 3, section 6.3.
     """
@@ -56,7 +56,7 @@ class InputRegisters(Message):
     values: list[int] = wire(_BY_BYTES, validator=amount(1, 125))
 
 
-class ReadInputRegisters(Request[InputRegisters]):
+class ReadInputRegisters(Request[InputRegisters], idempotent=True):
     """
     Function 4, section 6.4.
     """
@@ -166,7 +166,7 @@ class FifoQueue(Message):
     values: list[int] = wire(Array(this.count, Int16ub), validator=amount(0, 31))
 
 
-class ReadFifoQueue(Request[FifoQueue]):
+class ReadFifoQueue(Request[FifoQueue], idempotent=True):
     """
     Function 24, section 6.18: the queue is read, not cleared.
     """

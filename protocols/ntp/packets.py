@@ -176,7 +176,7 @@ class ServerResponse(TimePacket):
     """
 
 
-class ClientRequest(TimePacket, Request[ServerResponse]):
+class ClientRequest(TimePacket, Request[ServerResponse], idempotent=True):
     """
     Mode 3: a client asks for the time.
 
@@ -185,7 +185,7 @@ class ClientRequest(TimePacket, Request[ServerResponse]):
     """
 
 
-class Version1Request(TimePacket, Request[ServerResponse]):
+class Version1Request(TimePacket, Request[ServerResponse], idempotent=True):
     """
     Mode 0: a client of version 1 asks for the time (RFC 1305 appendix D).
 

@@ -188,6 +188,9 @@ class Generator:
             if not self.since:
                 self._measure(perf_counter())
         ended = perf_counter()
+        if load.rate is not None:
+            ended = min(ended, self.since + load.duration)
+            self._send_due(ended)  # what became due while others were looked after
         self._sending = False
         self._mark(ended)
         with contextlib.suppress(KeyboardInterrupt):
@@ -280,7 +283,7 @@ class Generator:
         rate, begun, lanes = self.load.rate, self._begun, self._lanes
         assert rate is not None
         due = int((now - begun) * rate) + 1 - self._arrivals
-        share = max(1, due // max(1, len(lanes)))
+        share = -(-due // max(1, len(lanes)))
         for _ in range(len(lanes)):
             if due <= 0:
                 break

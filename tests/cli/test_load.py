@@ -49,7 +49,7 @@ def test_table(command, url):
 
 def test_json(command, url):
     """The same as one JSON object; an open loop sends what is due."""
-    options = ("--rate", "500", "--json", *SHORT)
+    options = ("--rate", "500", "--pipeline", "50", "--json", *SHORT)
     words = ("Text", "text=hex:{n:04x}")
     code, printed, _ = command("load", SPOKEN, url, *words, *options)
     found = json.loads(printed)

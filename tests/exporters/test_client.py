@@ -125,7 +125,9 @@ def mypy_errors(folder, files):
     found = [
         line.split(":", 2) for line in done.stdout.splitlines() if ": error" in line
     ]
-    return {(Path(f).name, int(n)) for f, n, _ in found if Path(f).parent == folder}
+    # By name: mypy remembers the errors of a file that only stood elsewhere before.
+    ours = {Path(file).name for file in files}
+    return {(Path(f).name, int(n)) for f, n, _ in found if Path(f).name in ours}
 
 
 def pyright_errors(folder, files):

@@ -7,10 +7,13 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
 
 CONFIGURATION = """
 [pytest]
@@ -33,15 +36,17 @@ broken = Service(sensors, Broken())
 
 
 @pytest.fixture
-def run(pytester):
+def run(pytester, monkeypatch):
     """Run pytest on a module; give the result."""
     known = importlib.metadata.entry_points(group="pytest11", name="protoserve")
     options = [] if known else ["-p", "protoserve.testing.plugin"]
     pytester.makeini(CONFIGURATION)
+    # Not in this process: what is imported there first would be forgotten again.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def run(module, *arguments):
         pytester.makepyfile(STATION + module)
-        return pytester.runpytest_inprocess(
+        return pytester.runpytest_subprocess(
             "-p", "no:cacheprovider", *options, *arguments
         )
 
