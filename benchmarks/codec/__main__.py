@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.codec import memory, peers, report, speed, startup
+from benchmarks.codec import memory, peers, profiles, report, speed, startup
 from benchmarks.codec.rows import Row
 from benchmarks.codec.timing import FULL, QUICK
 
@@ -91,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"- {line}")
     for line in (*report.tables(rows, titles), *report.summary(rows)):
         print(line)
+    if not options.check:
+        for line in profiles.sections([make() for make in speed.CASES], rows):
+            print(line)
     if options.json is not None:
         whole = {**about, "missing": others.missing, "slack": options.slack}
         whole["rows"] = [row.as_json() for row in rows]
