@@ -234,8 +234,18 @@ class Service:
         self._connections: dict[Connected, str] = {}
         self._per_address: Counter[str] = Counter()
         # The old one is closed first: there may be no descriptors to spare.
-        vars(self).pop("waker", None)
-        self.waker = Waker()
+        had_one = vars(self).pop("_waker", None) is not None
+        self._waker: Waker | None = Waker() if had_one else None
+
+    @property
+    def waker(self) -> Waker:
+        """
+        What ends the waits of blocking connections; made when the first one waits.
+        """
+        with self._lock:
+            if self._waker is None:
+                self._waker = Waker()
+            return self._waker
 
     def _make_gatherings(self) -> dict[type[Message], Gathering]:
         if not self._routes.batches:
@@ -380,6 +390,7 @@ class Service:
         Returns:
             What is called when it has ended; `None` if the limits do not allow it.
         """
+        _ = self.waker  # a child makes its own in the place of this one
         transport = "tcp" if isinstance(address, tuple) else "unix"
         reserved = _Reserved(self.session(Peer(transport, address)), sock, address)
         if not self.admit(reserved):
@@ -442,8 +453,10 @@ class Service:
         signal handler.
         """
         self.draining = True
-        waker = vars(self).get("waker")
-        if waker is not None:  # there is none while a child makes its own
+        # There is none while a child makes its own; and who makes the first one looks
+        # whether to end afterwards.
+        waker = vars(self).get("_waker")
+        if waker is not None:
             waker.wake()
 
     def resume(self) -> None:
@@ -451,7 +464,8 @@ class Service:
         Take back `drain`, to serve again.
         """
         self.draining = False
-        self.waker.drain()
+        if self._waker is not None:
+            self._waker.drain()
 
     def abandon(self) -> None:
         """

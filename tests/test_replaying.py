@@ -216,7 +216,8 @@ def test_more_answers_than_recorded(journal, transport, protocol):
     cut = 0 if transport == "tcp" else 2
 
     def answer(sock):
-        data, where = sock.recvfrom(100)
+        # The second request may be here too, if the machine is busy.
+        data, where = sock.recvfrom(len(frame(1, 9, 9)))
         told = data[: 2 - cut] + b"\2" + data[3 - cut :]
         for _ in range(2):
             sock.sendto(told, where) if cut else sock.sendall(told)

@@ -4,7 +4,6 @@ Runs as processes that end with the test, and what they need.
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -26,17 +25,6 @@ __all__ = ["command", "refused"]
 def folder():
     with tempfile.TemporaryDirectory(prefix="ps") as path:
         yield Path(path)
-
-
-@pytest.fixture
-def few_descriptors():
-    """
-    Let processes that are started open 64 descriptors.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
