@@ -119,6 +119,8 @@ class _RowsTaker:
         if block is not self._block:
             self._know(block)
         stride, data = block.stride, block.data
+        if self._layout.size > stride:
+            return np.zeros(count, np.bool_)  # no datagram is as long
         lengths = self._lengths[:count]
         frames: Any = np.ndarray((count,), self._whole, data, 0, (stride,))
         if self._record is None:

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,7 @@ class Gathering:
         """
         self._lock = threading.Lock()
         self._calling = threading.Lock()
+        self._caller: int | None = None
         self._wake = threading.Event()
         self._chunks: list[Chunk] = []
         self._singles: list[tuple[Any, int, Any]] = []
@@ -149,7 +150,9 @@ class Gathering:
                     b"".join([data[size:] for data in kept]), layout.records.rows.dtype
                 )
                 kept = [data[:size] for data in kept]
-            heads = np.frombuffer(b"".join(kept), layout.dtype)
+            heads = np.zeros(len(kept), layout.dtype)
+            if layout.size:
+                heads = np.frombuffer(b"".join(kept), layout.dtype)
         self._chunks.append(Chunk(heads, rows, counts, times, peers, _itself))
 
     # What goes -------------------------------------------------------------
@@ -163,13 +166,25 @@ class Gathering:
     def _give(self, least: int | None = None) -> Any:
         if self.route.route.is_async:
             return self._waited(self._background.start(self._give_async(least)))
+        if self._is_caller():
+            return None  # it gets them when it is done with what it has
         with self._calling:
-            while (batch := self._take(least)) is not None:
-                try:
-                    self.route.route.method(batch)
-                except (Exception, SystemExit) as exc:
-                    self._tell(batch, exc)
+            self._caller = threading.get_ident()
+            try:
+                while (batch := self._take(least)) is not None:
+                    try:
+                        self.route.route.method(batch)
+                    except (Exception, SystemExit) as exc:
+                        self._tell(batch, exc)
+            finally:
+                self._caller = None
         return None
+
+    def _is_caller(self) -> bool:
+        """
+        Say whether it is the route itself that asks for something.
+        """
+        return self._caller == threading.get_ident()
 
     async def _give_async(self, least: int | None) -> None:
         if self._async_lock is None:
@@ -225,7 +240,7 @@ class Gathering:
 
     def _watch(self) -> None:
         """
-        Give away what has waited too long, until `close`.
+        Give away what has waited too long, and all that is left after `close`.
         """
         me = threading.current_thread()
         while self._thread is me:
@@ -236,34 +251,43 @@ class Gathering:
                 if left > 0:
                     self._wake.wait(left)
                     self._wake.clear()
-                elif self._due == due:
-                    self.complete(self.flush())
+                elif self._due == due and not self.complete(self.flush()):
+                    return
+        self.complete(self.flush())
 
-    def complete(self, awaitable: Any) -> None:
+    def complete(self, awaitable: Any) -> bool:
         """
-        Wait for what `add` or `flush` has given.
+        Wait for what `add` or `flush` has given, unless a coroutine would stop for it.
+
+        Returns:
+            Whether it goes on: not if it was still waiting when all came to an end.
         """
-        if awaitable is not None:
+        if awaitable is None:
+            return True
+        if self._background.is_here():
+            awaitable.close()  # what it waits for goes on
+            return True
+        try:
             self._background.run(awaitable)
+        except CancelledError:
+            return False
+        return True
 
     def close(self) -> None:
         """
-        Give all that is left to the route, and end the thread.
+        Let the thread give all that is left to the route, and end.
 
         A route that does not come to an end is left to itself.
         """
-        if self._calling.acquire(timeout=_PATIENCE):
-            self._calling.release()
-            self.complete(self.flush())
-        else:
-            name = self.route.route.name
-            logger.error("%s() is stuck: %d rows are not given to it", name, self._rows)
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self._wake.set()
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and not self._is_caller():
                 thread.join(_PATIENCE)
+                if thread.is_alive():
+                    text = "%s() is stuck: %d rows are not given to it"
+                    logger.error(text, self.route.route.name, self._rows)
         self._async_lock = None
 
 

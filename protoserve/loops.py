@@ -35,6 +35,8 @@ __all__ = ["LoopConnection", "ServiceLoopSide"]
 
 _LARGEST_MARK = (1 << 31) - 1
 """What uvloop can hold of a high-water mark, in bytes."""
+_MOST_TASKS = 1024
+"""Coroutines beyond which datagrams wait in the kernel."""
 _take_first = deque.popleft
 _SWEEP = 1.0
 """Seconds between two looks at the deadlines, at most."""
@@ -151,6 +153,13 @@ class ServiceLoopSide:
             connection.abort()
         for task in list(self.tasks):
             task.cancel()
+
+    @property
+    def full(self) -> bool:
+        """
+        Whether so much is under way that datagrams had better wait in the kernel.
+        """
+        return len(self.tasks) >= _MOST_TASKS
 
     @property
     def busy(self) -> bool:
@@ -377,6 +386,11 @@ class LoopConnection(asyncio.Protocol):
                 self._run()
 
     def _resume_reading(self) -> None:
+        """
+        Read again, unless there is another reason not to.
+        """
+        if self._resumed is not None or self._tasks >= self.side.most_tasks:
+            return
         if not self._ending and not self.transport.is_closing():
             with contextlib.suppress(RuntimeError):
                 self.transport.resume_reading()
@@ -445,6 +459,10 @@ class LoopConnection(asyncio.Protocol):
         """
         service = self.side.service
         limits = service.limits
+        if self._ending and self._resumed is None:
+            # What is left at the end may be too little for a pause.
+            waits = self.transport.get_write_buffer_size() > 0
+            self._stuck_since = (self._stuck_since or now) if waits else None
         if self._stuck_since is not None:
             if self._took_some():
                 self._stuck_since = now

@@ -469,6 +469,8 @@ class Runner:
         self._servers = [server]
         ready()
         self._fork_for_requests(server)
+        # The lifespan is left by the process that entered it.
+        self.service.flush()
 
     def _fork_for_requests(self, server: Any) -> None:
         if not self._stopping:

@@ -111,7 +111,7 @@ def answering(answer, kind=socket.SOCK_STREAM):
 
 
 def run(path, url, *, ports=(), **options):
-    options = {"speed": inf, "timeout": 0.3, **options}
+    options = {"speed": inf, "timeout": PATIENCE, **options}
     with contextlib.closing(Source(path, ports)) as source:
         return run_replay(Replay(url=url, **options), source)
 

@@ -66,10 +66,22 @@ def call(
 
 
 def ask(
-    client: Client, request: Outgoing, *, as_json: bool, timeout: float | None = None
+    client: Client,
+    request: Outgoing,
+    *,
+    as_json: bool,
+    timeout: float | None = None,
+    number: int = 1,
 ) -> bool:
     """
     Ask, and show the answer.
+
+    Args:
+        client: whom to ask through.
+        request: what to ask.
+        as_json: show a JSON object, not a tree.
+        timeout: seconds that it may take; by default those of the client.
+        number: the answer's, in JSON.
 
     Returns:
         Whether it is a good one.
@@ -94,7 +106,10 @@ def ask(
             error = exc
     if as_json:
         received = time.time()
-        write_entry(answer_entry(client, received, message, header, raw, error))
+        entry = answer_entry(
+            client, received, message, header, raw, error, number=number
+        )
+        write_entry(entry)
         return error is None and not message.is_error
     seconds = time.monotonic() - started
     is_error = message.is_error
@@ -113,18 +128,21 @@ def answer_entry(
     header: Any,
     raw: bytes,
     error: RemoteProtocolError | None = None,
+    *,
+    number: int = 1,
 ) -> dict[str, Any]:
     """
     Give what a client received in terms of JSON.
     """
     address = Address.parse(client.url)
     return as_entry(
-        1,
+        number,
         time=received_at,
         transport=address.transport,
         src=str(address).partition("://")[2],
         dst=None,
         direction="response",
+        protocol=client.protocol.name,
         message=message,
         header=header,
         raw=raw,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from protoserve.captures import Decoded, IncompleteCaptureError
+from protoserve.cli import shown
 from protoserve.cli.annotate import annotated
-from protoserve.cli.shown import as_entry
 from protoserve.codec.spans import spans
 from protoserve.errors import (
     CorruptedFrameError,
@@ -74,33 +74,26 @@ def error_as_plain(spoken: Spoken, decoded: Decoded) -> dict[str, Any] | None:
             stream, has its name as the path.
         decoded: what was decoded.
     """
-    path: str = spoken.name
-    offset: int | None = None
+    plain = shown.error_as_plain(decoded.error, spoken.name)
     match decoded.error:
         case None:
             return None
-        case MalformedMessageError() as error:
-            path, offset = error.path, error.offset
-            expected, found = error.expected, error.found
         case IncompleteCaptureError() as error:
-            offset, expected, found = error.offset, error.expected, error.found
-        case UnknownMessageError() as error:
+            place = {"offset": error.offset, "expected": error.expected}
+            return {"path": spoken.name, **place, "found": error.found}
+        case UnknownMessageError():
             path, offset = _tag_place(spoken, decoded)
-            expected, found = f"a known tag ({error.known})", repr(error.tag)
-        case FrameTooLongError() as error:
-            offset = error.offset
-            expected = f"a frame length of 0 to {error.limit}"
-            found = str(error.size)
-        case CorruptedFrameError() as error:
-            offset, expected, found = error.offset, "an intact frame", error.reason
-        case IncompleteFrameError() as error:
-            expected = "the rest of a frame"
-            found = f"the end of the stream, {error.buffered} bytes into the frame"
-        case error:
-            if decoded.message is not None:
-                path, offset = type(decoded.message).__name__, 0
-            expected, found = "what the protocol allows", str(error)
-    return {"path": path, "offset": offset, "expected": expected, "found": found}
+            return {**(plain or {}), "path": path, "offset": offset}
+        case (
+            MalformedMessageError()
+            | FrameTooLongError()
+            | CorruptedFrameError()
+            | IncompleteFrameError()
+        ):
+            return plain
+    if decoded.message is not None:  # not allowed in the present state
+        return {**(plain or {}), "path": type(decoded.message).__name__, "offset": 0}
+    return plain
 
 
 def _tag_place(spoken: Spoken, decoded: Decoded) -> tuple[str, int | None]:
@@ -124,13 +117,14 @@ class JsonLines:
         """
         Write a message, at once: who reads may be waiting for it.
         """
-        entry = as_entry(
+        entry = shown.as_entry(
             decoded.number,
             time=decoded.time,  # type: ignore[arg-type] # null for what is of no capture
             transport=decoded.transport,
             src=decoded.source,
             dst=decoded.target,
             direction=decoded.direction,
+            protocol=self.spoken.name,
             message=decoded.message,
             header=decoded.header,
             raw=decoded.raw,

@@ -103,6 +103,7 @@ class Listener:
                 src=_place(str(peer)),
                 dst=_place(local),
                 direction=self._way(event),
+                protocol=self.protocol.name,
                 message=None if event is None else event.message,
                 header=getattr(event or error, "header", None),
                 raw=frame.data,

@@ -138,8 +138,12 @@ def _object(data: str) -> dict[str, Any]:
 def _assign(
     cls: type[Message], plain: dict[str, Any], words: Sequence[str], option: str = ""
 ) -> None:
+    given: dict[str, str] = {}
     for word in words:
         path, equals, text = word.partition("=")
+        if path in given:
+            raise CommandError(f"{option}{word}: it is given already, {given[path]}")
+        given[path] = word
         if not equals or not path:
             part = part_at(cls, word)
             better = f", as in {option}{word}=…" if part is not None else ""

@@ -60,6 +60,10 @@ class Shell:
     protocol: Protocol
     as_json: bool = False
     timeout: float | None = None
+    eager: bool = False
+    """Whether what came by itself is shown behind each line, not before the next."""
+    shown: int = 0
+    """Messages that were shown as JSON."""
 
     def do(self, line: str) -> bool:
         """
@@ -76,6 +80,10 @@ class Shell:
         except ValueError as exc:
             tell(f"{exc} in this line".lower())
             return False
+        # What came meanwhile is receive's to show: whether it came before or after the
+        # line was read must make no difference to a script.
+        if words[:1] != ["receive"]:
+            self.arrivals()
         if not words:
             return True
         try:
@@ -84,7 +92,8 @@ class Shell:
             tell(str(exc))
             return False
         finally:
-            self.arrivals()
+            if self.eager:
+                self.arrivals()
 
     def _do(self, words: Sequence[str]) -> bool:
         word, *rest = words
@@ -101,7 +110,15 @@ class Shell:
             with told(self.client.url):
                 self.client.send(request.message, header=request.header)
             return True
-        return ask(self.client, request, as_json=self.as_json, timeout=self.timeout)
+        fine = ask(
+            self.client,
+            request,
+            as_json=self.as_json,
+            timeout=self.timeout,
+            number=self.shown + 1,
+        )
+        self.shown += self.as_json
+        return fine
 
     def arrivals(self, seconds: float = 0.0, *, most: int | None = None) -> int:
         """
@@ -134,8 +151,14 @@ class Shell:
     def _show(self, event: Any) -> None:
         if self.as_json:
             frame = event.frame
+            self.shown += 1
             entry = answer_entry(
-                self.client, frame.received_at, event.message, event.header, frame.data
+                self.client,
+                frame.received_at,
+                event.message,
+                event.header,
+                frame.data,
+                number=self.shown,
             )
             write_entry(entry)
             return
@@ -361,15 +384,16 @@ def shell(
     client = client_for(
         protocol, url, timeout=timeout, retries=retries, tls=tls, reconnect=True
     )
-    talk = Shell(client, protocol, as_json=as_json)
-    failed = 0
     interactive = sys.stdin.isatty()
+    talk = Shell(client, protocol, as_json=as_json, eager=interactive)
+    failed = 0
     if interactive:
         sys.stderr.write(f"{protocol.name} with {url}; help lists what there is\n")
     try:
         for line in _lines(protocol):
             failed += not talk.do(line)
             sys.stdout.flush()
+        talk.arrivals()
     except (_Left, KeyboardInterrupt):
         pass
     finally:

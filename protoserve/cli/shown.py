@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from protoserve.codec.record import Record
-from protoserve.errors import MalformedMessageError
+from protoserve.errors import (
+    CorruptedFrameError,
+    FrameTooLongError,
+    IncompleteFrameError,
+    MalformedMessageError,
+    UnknownMessageError,
+)
 from protoserve.plain import to_plain
 
 if TYPE_CHECKING:
@@ -54,21 +60,37 @@ def console_for() -> Console:
 # As JSON -----------------------------------------------------------------------
 
 
-def error_as_plain(error: BaseException | None) -> dict[str, Any] | None:
+def error_as_plain(error: BaseException | None, name: str) -> dict[str, Any] | None:
     """
-    Give an error in terms of JSON.
+    Give an error in terms of JSON: path, offset, expected and found.
+
+    Args:
+        error: what is wrong.
+        name: the path of what is wrong with the whole of a frame, or with a stream.
     """
-    if error is None:
-        return None
-    if isinstance(error, MalformedMessageError):
-        return {
-            "path": error.path,
-            "offset": error.offset,
-            "expected": error.expected,
-            "found": error.found,
-        }
-    first = str(error).partition("\n")[0]
-    return {"path": None, "offset": None, "expected": None, "found": first}
+    path: str = name
+    offset: int | None = None
+    match error:
+        case None:
+            return None
+        case MalformedMessageError():
+            path, offset = error.path, error.offset
+            expected, found = error.expected, error.found
+        case UnknownMessageError():
+            expected, found = f"a known tag ({error.known})", repr(error.tag)
+        case FrameTooLongError():
+            offset = error.offset
+            expected = f"a frame length of 0 to {error.limit}"
+            found = str(error.size)
+        case CorruptedFrameError():
+            offset, expected, found = error.offset, "an intact frame", error.reason
+        case IncompleteFrameError():
+            expected = "the rest of a frame"
+            found = f"the end of the stream, {error.buffered} bytes into the frame"
+        case _:
+            expected = "what the protocol allows"
+            found = str(error).partition("\n")[0]
+    return {"path": path, "offset": offset, "expected": expected, "found": found}
 
 
 def as_entry(
@@ -79,6 +101,7 @@ def as_entry(
     src: str | None,
     dst: str | None,
     direction: str,
+    protocol: str,
     message: Any = None,
     header: Any = None,
     raw: bytes = b"",
@@ -94,6 +117,7 @@ def as_entry(
         src: who sent it.
         dst: whom it was for; `None` where that is not known.
         direction: ``request``, ``response`` or ``message``.
+        protocol: the name of what is spoken.
         message: what it was; `None` if it could not be parsed.
         header: its header.
         raw: its frame.
@@ -110,7 +134,7 @@ def as_entry(
         "header": to_plain(header),
         "fields": to_plain(message),
         "raw": raw.hex(),
-        "error": error_as_plain(error),
+        "error": error_as_plain(error, protocol),
     }
 
 

@@ -214,7 +214,8 @@ class _Maker:
             offsets.append(span[0])
             for leaf in found:
                 placed = leaf.within("" if shared else name, name)
-                leaves.append(attrs.evolve(placed, is_value=not item.hidden))
+                is_value = leaf.is_value and not item.hidden
+                leaves.append(attrs.evolve(placed, is_value=is_value))
         for rule, leaf in _computed(node, leaves):
             if rule.first not in spans or rule.last not in spans:
                 continue  # the frame's business

@@ -546,10 +546,13 @@ class Sender:
             firsts = [*itertools.accumulate(groups[:-1], initial=0)]
             names = [names[first] for first in firsts]
             sizes = [lengths[first] for first in firsts]
-            pairs = zip(groups, sizes, strict=True)
+            pairs = list(zip(groups, sizes, strict=True))
             starts = array("Q", [starts[first] for first in firsts])
             lengths = array("Q", [number * size for number, size in pairs])
-            self._segment_sizes[:count] = array("H", sizes)
+            # One by itself may be longer than any datagram, which only the kernel says.
+            self._segment_sizes[:count] = array(
+                "H", [size if number > 1 else 0 for number, size in pairs]
+            )
         self._control_sizes[:count] = array(
             "Q", [_SEGMENT_SPACE if number > 1 else 0 for number in groups]
         )

@@ -38,6 +38,8 @@ _BACKLOG = 1024
 """Requests that are still taken from the queue once the server is to stop."""
 _BURST = 256
 """Datagrams handled before the loop looks at other descriptors again."""
+_LOOK_AGAIN = 0.01
+"""Seconds without receiving when the side is full."""
 
 
 class LoopSide(Protocol):
@@ -66,6 +68,12 @@ class LoopSide(Protocol):
     def end(self) -> None:
         """
         End everything that is left.
+        """
+
+    @property
+    def full(self) -> bool:
+        """
+        Whether so much is under way that datagrams had better wait in the kernel.
         """
 
     @property
@@ -279,15 +287,25 @@ class EventLoopMixIn(_Base):
         for _ in range(_BURST):
             if self._loop_stopping():
                 return
+            if self._is_full():
+                self._pause_accepting(_LOOK_AGAIN)
+                return
             try:
                 request, client_address = self.get_request()
             except BlockingIOError:
                 return
             except OSError as error:
                 self._loop_accept_failed(error)
-                self._pause_accepting()
+                self._pause_accepting(self._loop_accept_delay())
                 return
             self._loop_handle_taken(request, client_address)
+
+    def _is_full(self) -> bool:
+        """
+        Say whether datagrams are not to be taken for now.
+        """
+        side, sock = self._side, self.socket  # type: ignore[attr-defined] # as above
+        return side is not None and side.full and sock.type == socket.SOCK_DGRAM
 
     def _loop_take_rest(self) -> None:
         """
@@ -300,8 +318,7 @@ class EventLoopMixIn(_Base):
                 return
             self._loop_handle_taken(request, client_address)
 
-    def _pause_accepting(self) -> None:
-        delay = self._loop_accept_delay()
+    def _pause_accepting(self, delay: float) -> None:
         if not delay or self.loop is None:
             return
         loop, descriptor = self.loop, self.fileno()

@@ -52,7 +52,12 @@ def load_handler(path: Path) -> Any:
         and value.__module__ == name
         and any(True for _ in _marked(value))
     ]
-    functions = {k: v for k, v in vars(module).items() if hasattr(v, _MARK)}
+    # Construct's `this`, which a script may have imported, has every attribute.
+    functions = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and hasattr(value, _MARK)
+    }
     if len(classes) == 1 and not functions:
         return _instance(classes[0], path)
     if classes:

@@ -149,6 +149,7 @@ WRONG = [
     (MODBUS, "Coils", [], "Coils is a response of modbus, which a client does not"),
     (MODBUS, "ReadCoils", ["adress=1"], "did you mean address?"),
     (MODBUS, "ReadCoils", ["count=1"], "ReadCoils needs address=VALUE (uint16, big-"),
+    (MODBUS, "ReadCoils", ["address=1", "address=1"], "it is given already, address=1"),
     (MODBUS, "ReadCoils", ["address"], "'address': expected FIELD=VALUE, as in addr"),
     (MODBUS, "ReadCoils", ["address=x"], "expected an integer in 0..65535 (Int16ub)"),
     (MODBUS, "ReadCoils", ["address=70000", "count=1"], "in 0..65535 (Int16ub), found"),

@@ -81,6 +81,18 @@ def test_malformed_datagrams_are_shown():
     assert f"{address.host}:{address.port}" == good["dst"]
 
 
+def test_what_is_no_frame_has_the_same_keys_as_in_decode():
+    """A datagram that cannot be cut has the protocol as path, and what was expected."""
+    with listening(
+        "protocols.modbus:modbus", "udp://127.0.0.1:0", "--count", "1", "--json"
+    ) as (process, address):
+        send_datagrams(address, bytes(5) + b"\xff")
+        out, _ = process.communicate(timeout=PATIENCE)
+    error = json.loads(out)["error"]
+    assert ("modbus", 4, "255") == (error["path"], error["offset"], error["found"])
+    assert "a frame length of " in error["expected"]
+
+
 def test_streams():
     """Streams are cut into frames, each peer's by itself, however the bytes come."""
     frame = modbus.build(ReadCoils(1, 2), Direction.REQUEST)

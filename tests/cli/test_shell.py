@@ -175,6 +175,12 @@ class Pushing:
         ("json\nreceive 20\n", ['{"text": "77656c636f6d65"}']),
         # The answer comes behind what is pushed.
         ("Text\nKnock value=5\n", ["value 5", 'text 707573686564  "pushed"']),
+        # What came before the line was read is receive's too.
+        ("receive 20\nText\nreceive 20", ['707573686564  "pushed"']),
+        (
+            "json on\nreceive 20\nText\nreceive 20\nKnock\n",
+            ['{"n": 1, ', '\n{"n": 2, ', '\n{"n": 3, '],
+        ),
     ],
 )
 def test_what_comes_by_itself(command, lines, shown):

@@ -87,13 +87,18 @@ def test_entry_of_what_is_no_message():
         src="a",
         dst=None,
         direction="request",
+        protocol="spoken",
         raw=b"\1",
         error=ValueError("no\nmessage"),
     )
     assert None is entry["message"] is entry["header"] is entry["fields"]
     assert "01" == entry["raw"]
-    error = {"path": None, "offset": None, "expected": None, "found": "no"}
-    assert error == entry["error"]
+    assert entry["error"] == {
+        "path": "spoken",
+        "offset": None,
+        "expected": "what the protocol allows",
+        "found": "no",
+    }
 
 
 @pytest.mark.parametrize(

@@ -463,3 +463,17 @@ def test_numpy_is_imported_when_used():
         "assert 'numpy' not in sys.modules; M.dtype; assert 'numpy' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_checks_are_no_columns():
+    """What a nested message checks is not shown as a column of its own."""
+
+    class Inner(Message):
+        count: int = wire(C.Int8ub, value=count_of("values"))
+        values: list[int] = wire(C.Array(2, C.Int8ub))
+
+    class Outer(Message):
+        inner: Inner = wire(Inner.construct)
+        last: int = wire(C.Int8ub)
+
+    assert ("inner.count", "inner.values", "last") == columns_of(Outer).names

@@ -8,18 +8,21 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 
 import attrs
 import numpy as np
 import pyarrow as pa
 import pytest
+from construct import Bytes, GreedyRange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protoserve import (
     Batch,
     DeclarationError,
+    Message,
     Peer,
     Protocol,
     Service,
@@ -28,12 +31,13 @@ from protoserve import (
     gathering,
     malformed,
     route,
+    wire,
 )
 from protoserve.serve import MODES, make_server
 from protoserve.server._mmsg import Block
 from protoserve.urls import Address
 from tests.running import bound, ended, started
-from tests.service.gatherer import Export, Flow, Note, Reading, gathered
+from tests.service.gatherer import Export, Flow, Head, Note, Reading, gathered
 from tests.service.kit import PATIENCE, until
 
 
@@ -145,6 +149,22 @@ def test_modes(mode, transport, tmp_path, monkeypatch):
     assert [(3, 1, i, f"n{i}") for i in range(4)] == found["Note"]
 
 
+def test_several_addresses_of_forking(tmp_path, monkeypatch):
+    """Each process gives what it has to the routes before it ends."""
+    path = tmp_path / "rows"
+    path.touch()
+    monkeypatch.setenv("GATHERED", str(path))
+    command = ["run", "tests.service.gatherer:app", "--mode", "fork"]
+    command += ["--listen", "udp://127.0.0.1:0", "--listen", "tcp://127.0.0.1:0"]
+    with started([sys.executable, "-m", "protoserve", *command]) as process:
+        address = Address.parse(bound(process, 2)[0])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for i in range(3):
+                sock.sendto(reading(i), (address.host, address.port))
+        assert (0, "") == ended(process)
+    assert 3 == len(columns_of(path)["Reading"])
+
+
 def test_one_row_a_message():
     """Messages of fixed layout are rows; the header's fields stand beside them."""
     taker = given_to(Taker(), *(reading(i, 5) for i in range(4)))
@@ -167,6 +187,32 @@ def test_records_are_rows():
     assert [1, 3, 5] == batch["packets"].tolist()
     assert [2, 1] == [message.count for message in batch.messages]
     assert [Flow(5, 6)] == batch.messages[-1].flows
+
+
+class Log(Message):
+    flows: list[Flow] = wire(GreedyRange(Flow.construct))
+
+
+def test_nothing_but_records():
+    """Records need neither a header nor anything else ahead of them."""
+
+    class Logs:
+        def __init__(self):
+            self.batches = []
+
+        @batch_route(max_rows=2, max_age=60)
+        def logs(self, batch: Batch[Log]) -> None:
+            self.batches.append(batch)
+
+    logs = Protocol("logs", requests=Log)
+    frames = [struct.pack("!IHIH", 1, 2, 3, 4), b"", struct.pack("!IH", 5, 6)] * 2
+    with Receiving(Logs(), logs) as receiving:
+        receiving.take(*frames)
+    single = given_to(Logs(), *frames, protocol=logs)
+    for handler in (single, receiving.service.handler):
+        rows = [row for each in handler.batches for row in each["packets"].tolist()]
+        assert [1, 3, 5] * 2 == rows
+        assert [Flow(1, 2), Flow(3, 4)] == handler.batches[0].messages[0].flows
 
 
 def test_varying_messages():
@@ -335,6 +381,62 @@ def test_stuck(monkeypatch, caplog):
     assert "readings() is stuck: 1 rows are not given to it" in caplog.text
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_stuck_at_the_end(is_async, monkeypatch, caplog):
+    """Nor does one that does so with what is left."""
+    monkeypatch.setattr(gathering, "_PATIENCE", 0.2)
+    go_on = threading.Event()
+
+    class Stuck:
+        @batch_route(max_rows=10, max_age=60)
+        def readings(self, batch: Batch[Reading]) -> None:
+            go_on.wait(PATIENCE)
+
+    class AsyncStuck:
+        @batch_route(max_rows=10, max_age=60)
+        async def readings(self, batch: Batch[Reading]) -> None:
+            await asyncio.sleep(PATIENCE)
+
+    started = time.monotonic()
+    given_to(AsyncStuck() if is_async else Stuck(), reading(1))
+    go_on.set()
+    assert time.monotonic() - started < PATIENCE / 2
+    assert "readings() is stuck" in caplog.text
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_flush_by_the_route(is_async):
+    """A route that asks for all batches does not wait for itself."""
+    sizes = []
+
+    class Impatient:
+        @batch_route(max_rows=2, max_age=60)
+        def readings(self, batch: Batch[Reading]) -> None:
+            service.flush()
+            sizes.append(len(batch))
+
+    class AsyncImpatient:
+        @batch_route(max_rows=2, max_age=60)
+        async def readings(self, batch: Batch[Reading]) -> None:
+            service.flush()
+            sizes.append(len(batch))
+
+    service = Service(gathered, AsyncImpatient() if is_async else Impatient())
+
+    def bring():
+        with service:
+            session = service.session(PEER, stream=False)
+            for i in range(3):
+                session.receive_data(reading(i))
+                service.answer(session)
+
+    thread = threading.Thread(target=bring, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert [2, 1] == sizes
+
+
 def test_coroutine():
     """A coroutine runs on the service's loop, like the lifespan; it is awaited."""
     loops = []
@@ -427,6 +529,30 @@ def test_blocks_are_what_messages_are(blocks):
             for taker in (single, together)
         ]
         assert found[0] == found[1]
+
+
+def test_longer_than_a_row():
+    """Messages that are longer than what is received whole do not disturb the others."""
+
+    class Long(Message):
+        data: bytes = wire(Bytes(5000))
+
+    class Both:
+        def __init__(self):
+            self.sequences = []
+
+        @batch_route(max_rows=10, max_age=60)
+        def long(self, batch: Batch[Long]) -> None: ...
+
+        @batch_route(max_rows=100, max_age=60)
+        def readings(self, batch: Batch[Reading]) -> None:
+            self.sequences += batch["sequence"].tolist()
+
+    both = Protocol("both", header=Head, tag="kind", requests={1: Reading, 2: Long})
+    handler = Both()
+    with Receiving(handler, both) as receiving:
+        receiving.take(*(reading(i) for i in range(64)))
+    assert [*range(64)] == handler.sequences
 
 
 def test_no_object_for_a_row(monkeypatch):

@@ -2,16 +2,19 @@
 How a service keeps its limits: the size of a frame, queues, buffers, and its counts.
 """
 
+import asyncio
 import os
 import signal
 import socket
 import threading
+from collections.abc import AsyncIterator
 
 import attrs
 import pytest
 from construct import Int8ub, Int16ub, VarInt
 
 import protoserve.connections
+import protoserve.loops
 import protoserve.service
 from protoserve import (
     DeclarationError,
@@ -226,6 +229,91 @@ def test_what_waits_is_bounded(mode, monkeypatch):
         client.send(Text())
         until(lambda: service.refused["write"] == 1)
     assert 65_536 < max(sizes) <= 65_536 + ONE_MESSAGE
+
+
+@pytest.mark.parametrize("is_half_closed", [False, True])
+@pytest.mark.parametrize("mode", ["threads", "pool", "loop"])
+def test_rest_that_is_not_taken(mode, is_half_closed):
+    """A peer that ends, or is idle, and does not take a last rest is closed too."""
+
+    class Large(Station):
+        @route
+        def text(self, message: Text) -> list[Text]:
+            return [Text(bytes(15_000))] * 400
+
+    limits = Limits(write=0.3, idle=0.3, write_buffer=8 << 20)
+    service = Service(spoken, Large(), limits=limits)
+    with (
+        running(mode=mode, service=service) as (runner, _),
+        client_of(runner) as client,
+    ):
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.send(Text())
+        if is_half_closed:
+            client.sock.shutdown(socket.SHUT_WR)
+        until(lambda: service.refused["write"] == 1)
+        until(lambda: not service.connections)
+
+
+def test_nothing_is_read_while_too_much_waits():
+    """On an event loop a coroutine that is done does not let a stuck peer send more."""
+
+    class Large(Station):
+        @route
+        async def ping(self, message: Ping) -> Pong:
+            while not self.release.is_set():  # noqa: ASYNC110 - of another thread
+                await asyncio.sleep(0.001)
+            return Pong()
+
+        @route
+        async def text(self, message: Text) -> AsyncIterator[Text]:
+            for _ in range(500):
+                yield Text(bytes(15_000))
+
+    service = Service(spoken, Large())
+    with (
+        running(mode="loop", service=service) as (runner, _),
+        client_of(runner) as client,
+    ):
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.send(Ping(), Text())
+        until(lambda: service.connections)
+        (connection,) = runner._servers[0]._side.connections
+        until(lambda: connection._resumed is not None)
+        assert not connection.transport.is_reading()
+        service.handler.release.set()
+        until(lambda: connection._tasks == 1)
+        assert not connection.transport.is_reading()
+
+
+def test_datagrams_wait_while_too_many_coroutines_run(monkeypatch):
+    """When there are too many coroutines, an event loop leaves datagrams in the kernel."""
+    monkeypatch.setattr(protoserve.loops, "_MOST_TASKS", 2)
+
+    class Slow(Station):
+        @route
+        async def ping(self, message: Ping) -> Pong:
+            entered.append(message.value)
+            while not self.release.is_set():  # noqa: ASYNC110 - of another thread
+                await asyncio.sleep(0.001)
+            return Pong(message.value)
+
+    entered = []
+    service = Service(spoken, Slow())
+    with (
+        running("udp://127.0.0.1:0", mode="loop", service=service) as (runner, _),
+        client_of(runner) as client,
+    ):
+        for value in range(8):
+            client.send(Ping(value))
+        until(lambda: len(entered) == 2)
+        (side,) = (server._side for server in runner._servers)
+        turned = threading.Event()
+        side.loop.call_soon_threadsafe(side.loop.call_later, 0.05, turned.set)
+        assert turned.wait(PATIENCE)
+        assert [0, 1] == entered
+        service.handler.release.set()
+        assert {*range(8)} == {client.receive().value for _ in range(8)}
 
 
 # Counts ----------------------------------------------------------------------

@@ -361,6 +361,38 @@ def test_states_are_followed():
         assert "open" == client.session.phase
 
 
+def test_states_follow_answers_that_nobody_took():
+    """What may be sent next depends on what was answered, received or not."""
+
+    class Hello(Message):
+        version: int = wire(Int8ub, default=1)
+
+    class Welcome(Message):
+        pass
+
+    class Head(Message):
+        kind: int = wire(Int8ub)
+
+    class Handler:
+        @route
+        def hello(self, message: Hello) -> Welcome:
+            return Welcome()
+
+    protocol = Protocol(
+        "stated",
+        framing=LengthPrefixed(Int16ub),
+        header=Head,
+        tag="kind",
+        requests={1: Hello},
+        responses={1: Welcome},
+        states={"new": {Hello: "asked"}, "asked": {Welcome: "new"}},
+    )
+    with TestClient(Service(protocol, Handler())) as client:
+        client.send(Hello())
+        client.send(Hello())
+        assert [Welcome(), Welcome()] == list(client.messages())
+
+
 # Lifespan and handlers -------------------------------------------------------
 
 

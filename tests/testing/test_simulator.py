@@ -490,6 +490,7 @@ def test_python_routes(script):
     path = script(
         """
         from __future__ import annotations
+        from construct import this  # has every attribute, that of routes too
         from protoserve import route
         from tests.testing.faulty import Ack, Header, Reading
 
