@@ -310,10 +310,15 @@ def check_tags(protocol: Protocol) -> None:
     for cls in protocol._tables[Direction.REQUEST].values():
         for answer in response_types(cls):
             known = protocol._tables[Direction.RESPONSE].values()
-            if isinstance(answer, type) and answer not in known:
+            name = getattr(answer, "__forward_arg__", None)
+            if name is None and isinstance(answer, type):
+                name = None if answer in known else answer.__name__
+            elif name in {each.__name__ for each in known}:
+                name = None
+            if name is not None:
                 raise DeclarationError(
-                    f"{protocol.name}: {cls.__name__} is a Request[{answer.__name__}], "
-                    f"but {answer.__name__} is in neither responses nor messages"
+                    f"{protocol.name}: {cls.__name__} is a Request[{name}], "
+                    f"but {name} is in neither responses nor messages"
                 )
 
 

@@ -584,15 +584,25 @@ def response_types(cls: type) -> tuple[Any, ...]:
     """
     Give the classes that a request is answered by; empty for other messages.
 
-    References by name stay `ForwardRef`.
+    References by name stay `ForwardRef`, one for each name of a union.
     """
     for base in cls.__mro__:
         for original in vars(base).get("__orig_bases__", ()):
             if typing.get_origin(original) is Request:
                 (argument,) = typing.get_args(original)
-                members = typing.get_args(argument)
-                return members or (argument,)
+                members = typing.get_args(argument) or (argument,)
+                return tuple(each for member in members for each in _named(member))
     return ()
+
+
+def _named(member: Any) -> tuple[Any, ...]:
+    """
+    Take a reference by name apart.
+    """
+    text = getattr(member, "__forward_arg__", None)
+    if text is None:
+        return (member,)
+    return tuple(typing.ForwardRef(name.strip()) for name in text.split("|"))
 
 
 class Message(metaclass=MessageType):

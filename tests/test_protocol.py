@@ -42,6 +42,7 @@ from protoserve import (
     length_of,
     wire,
 )
+from protoserve.messages import response_types
 
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
 
@@ -668,3 +669,23 @@ def test_nibbles_in_a_bits_header():
     assert "21 09" == there_and_back(protocol, Ping(9))[0]
     with pytest.raises(DeclarationError, match="cannot hold"):
         Protocol("p", header=Small, tag="kind", requests={16: Ping})
+
+
+def test_answers_by_name():
+    """Answers may be named before they are there, several by one text; all must exist."""
+
+    class Ask(Request["Told | Refused"]):
+        kind: int = wire(Int8ub)
+
+    class Told(Message):
+        kind: int = wire(Int8ub)
+
+    class Refused(Message, error=True):
+        kind: int = wire(Int8ub)
+
+    named = [answer.__forward_arg__ for answer in response_types(Ask)]
+    assert ["Told", "Refused"] == named
+    options = {"header": Told, "tag": "kind", "requests": {1: Ask}}
+    Protocol("both", responses={1: Told, 2: Refused}, **options)
+    with pytest.raises(DeclarationError, match=r"a Request\[Refused\], but Refused is"):
+        Protocol("one", responses={1: Told}, **options)

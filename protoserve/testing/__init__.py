@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 else:
     from protoserve.late import late
 
-    __getattr__, __dir__ = late(
+    def __getattr__(name: str) -> object:
+        try:
+            return _find(name)
+        except ModuleNotFoundError as exc:
+            if exc.name != "hypothesis":
+                raise
+            raise ModuleNotFoundError(
+                f"protoserve.testing.{name} needs Hypothesis; install it with "
+                "pip install 'protoserve[test]'",
+                name=exc.name,
+            ) from exc
+
+    _find, __dir__ = late(
         __name__,
         {
             "_clock": "Clock",

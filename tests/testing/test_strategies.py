@@ -487,3 +487,16 @@ def test_the_names_of_the_package():
         assert getattr(protoserve.testing, name)
     with pytest.raises(AttributeError, match="gone"):
         _ = protoserve.testing.gone
+
+
+def test_without_hypothesis():
+    """Who has not installed Hypothesis is told how to."""
+    code = (
+        "import sys; sys.modules['hypothesis'] = None; "
+        "from protoserve.testing import TestClient, from_message"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: protoserve.testing.from_message needs Hypothesis; "
+        "install it with pip install 'protoserve[test]'"
+    )
