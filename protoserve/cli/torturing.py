@@ -66,8 +66,14 @@ def torture_server(
         _check_writable(path)
     recorded = [] if source is None else _requests(protocol, source, ports)
     console = Console(stderr=True, highlight=False)
+    known: list[Report] = []
     try:
-        with _bar(console, budget) as progress:
+        with _bar(console, budget) as show:
+
+            def progress(report: Report) -> None:
+                known[:] = [report]
+                show(report)
+
             report = torture(
                 protocol,
                 url,
@@ -78,6 +84,11 @@ def torture_server(
             )
     except StartError as exc:
         raise CommandError(str(exc)) from exc
+    except KeyboardInterrupt:
+        if not known:
+            raise
+        (report,) = known
+        report.stopped = "it was interrupted"
     saved = _save(report, protocol, target, url, save)
     if junit is not None:
         from protoserve.testing.torturing import as_junit
@@ -142,9 +153,9 @@ def _save(
 
 
 @contextlib.contextmanager
-def _bar(console: Console, budget: int) -> Iterator[Callable[[Report], object] | None]:
+def _bar(console: Console, budget: int) -> Iterator[Callable[[Report], object]]:
     if not console.is_terminal:
-        yield None
+        yield lambda _report: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

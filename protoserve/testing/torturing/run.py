@@ -14,6 +14,7 @@ import asyncio
 import difflib
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -104,6 +105,8 @@ def torture(
                 f"did you mean {close[0]}?" if close else f"known: {', '.join(KINDS)}"
             )
             raise DeclarationError(f"there are no cases {kind!r}; {hint}")
+    if pid is not None and not _is_alive(pid):
+        raise StartError(f"there is no process {pid}")
     server = _server(target, url, mode, transport, pid, tls, restart)
     protocol = target.protocol if isinstance(target, Service) else target
     quiet = logging.getLogger("asyncio")
@@ -161,6 +164,16 @@ def symptoms(
     with asyncio.Runner() as runner:
         suspicions = runner.run(engine.alone(case))
     return list(dict.fromkeys(f"{s.category}: {s.text}" for s in suspicions))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _valid(
