@@ -84,9 +84,9 @@ class ServiceHandler(BaseRequestHandler):
     @classmethod
     def batch_side(cls, server: Any) -> Any:
         """
-        Give a server that receives batches what it runs, see `protoserve.batches`.
+        Give a server that receives batches what it runs, see `protoserve.blocks`.
         """
-        from protoserve.batches import ServiceBatchSide
+        from protoserve.blocks import ServiceBatchSide
 
         return ServiceBatchSide(cls.service, server)
 

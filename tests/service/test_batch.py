@@ -20,11 +20,11 @@ from protoserve import (
     Protocol,
     Service,
     Session,
+    blocks,
     on_error,
     route,
     wire,
 )
-from protoserve import batches as batches_module
 from protoserve.server import BatchMixIn, UDPServer, UnixDatagramServer
 from protoserve.server.batch import Block
 from tests.service.kit import PATIENCE, Header, Ping, Pong, Text, connect, spoken, until
@@ -389,7 +389,7 @@ def test_burst_of_coroutines(run):
 
 def test_bound_of_all_coroutines(run, monkeypatch):
     """When there are too many coroutines in all, nothing is received for a while."""
-    monkeypatch.setattr(batches_module, "_MOST_TASKS", 2)
+    monkeypatch.setattr(blocks, "_MOST_TASKS", 2)
     service = Service(spoken, Slow())
     server = served(service)
     sides, waiting = [], []
@@ -512,7 +512,7 @@ def test_slow_routes_do_not_hold_back_answers(run):
         @route
         def ping(self, message: Ping) -> Pong:
             if message.value == 16:
-                time.sleep(2 * batches_module._PATIENCE)
+                time.sleep(2 * blocks._PATIENCE)
             if message.value == 32:
                 in_time.append(release.wait(PATIENCE / 4))
             return Pong(message.value)
@@ -559,7 +559,7 @@ def test_busy_peer_keeps_its_session(monkeypatch):
         return now[0]
 
     fake = types.SimpleNamespace(monotonic=clock, time=clock)
-    monkeypatch.setattr(batches_module, "time", fake)
+    monkeypatch.setattr(blocks, "time", fake)
     told = []
 
     class Told(Station):

@@ -2,6 +2,7 @@
 Torture of services, and what is done with what it finds.
 """
 
+import contextlib
 import enum
 import json
 import subprocess
@@ -25,6 +26,7 @@ from protoserve import (
     route,
     wire,
 )
+from protoserve.cli import torturing
 from protoserve.cli.targets import CommandError
 from protoserve.cli.torturing import torture_server
 from protoserve.journal import read_journal
@@ -345,12 +347,35 @@ def test_command_passes(capsys):
     assert capsys.readouterr().out.endswith("nothing found\n")
 
 
+def test_command_is_interrupted(capsys, monkeypatch):
+    """What was found until then is shown, and the rest is not played."""
+    told = []
+
+    def interrupt(report):
+        told.append(report.cases)
+        if report.findings:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def bar(_console, _budget):
+        yield interrupt
+
+    monkeypatch.setattr(torturing, "_bar", bar)
+    with Planted("wrong type") as planted:
+        assert 1 == run_here(planted.url, deadline=0.5, shrink=0.5, budget=100_000)
+    shown = capsys.readouterr().out
+    assert "1. wrong-type" in shown
+    assert "stopped: it was interrupted" in shown
+    assert told
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({}, "cannot reach tcp://127.0.0.1:1: "),
         ({"source": "/none.pcap"}, "cannot read /none.pcap: "),
         ({"junit": "/none/x.xml"}, "cannot write /none/x.xml: there is no folder"),
+        ({"pid": 99_999_999}, "there is no process 99999999"),
     ],
 )
 def test_command_refuses(options, text):

@@ -1,5 +1,5 @@
 """
-The batch side of a service: what `BatchMixIn` runs.
+Blocks of datagrams: the service's side of `BatchMixIn`.
 
 A peer's first datagram goes through all the steps that there may be; those that follow
 are, as a rule, answered in passing by one generated function. All answers leave together. Should routes be slow, they leave earlier, as somebody waits
