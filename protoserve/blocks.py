@@ -15,7 +15,6 @@ is done wakes it.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import threading
 import time
 from collections import Counter, deque
@@ -25,7 +24,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from protoserve.dispatch import Outcome, begin, complete_async
-from protoserve.rarelog import RareLog
 from protoserve.server.batch import Block, Reply
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceBatchSide"]
 
-_rare = RareLog(logging.getLogger("protoserve"))
 
 _MOST_TASKS = 1024
 """Coroutines of all peers together that run at a time."""
@@ -169,7 +166,7 @@ class ServiceBatchSide:
                 self.service.forget(self.server, address, conversation)
                 return
         if self._is_full(session, len(session._frames)):
-            self._refuse(session)
+            self.service.refuse(session)
             return
         session.receive_data(datagram)
         if not self._answer(conversation, address) or not address:
@@ -280,15 +277,6 @@ class ServiceBatchSide:
     def _is_full(self, session: Session, waiting: int = 0) -> bool:
         most = self.service.limits.requests
         return most is not None and self._in_flight[session] + waiting >= most
-
-    def _refuse(self, session: Session) -> None:
-        self.service.refused["requests"] += 1
-        _rare.log(
-            logging.WARNING,
-            "%s has %d requests in flight; what it sends is dropped",
-            session.peer,
-            self.service.limits.requests,
-        )
 
     def _await_room(self) -> None:
         """

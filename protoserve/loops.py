@@ -19,14 +19,14 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from protoserve.deadlines import GOOD_PART, GOODBYE, MOST_PUSHED, Deadlines
 from protoserve.dispatch import Outcome, begin, complete_async
 from protoserve.errors import PeerTimeoutError
-from protoserve.session import MOST_HELD, Peer
+from protoserve.session import MOST_HELD, Peer, Session
 
 if TYPE_CHECKING:
     from protoserve.service import Service
@@ -70,6 +70,8 @@ class ServiceLoopSide:
         """Answers what is read in passing, where there is such a function."""
         self.connections: set[LoopConnection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._in_flight: Counter[Session] = Counter()
+        """By datagram peer, what coroutines answer."""
         limits = service.limits
         waits = [limits.first_frame, limits.frame, limits.idle, limits.write, _SWEEP]
         self._pause = max(0.01, min(w for w in waits if w is not None) / 4)
@@ -113,6 +115,10 @@ class ServiceLoopSide:
 
     def _take(self, conversation: Any, data: bytes) -> bool:
         session = conversation.session
+        most = self.service.limits.requests
+        if most is not None and self._in_flight[session] >= most:
+            self.service.refuse(session)
+            return True
         session.receive_data(data)
         answer = self.service.dispatcher.answer
         while (outcome := answer(session)) is not True:
@@ -120,8 +126,15 @@ class ServiceLoopSide:
             if not going:
                 return False
             if awaited is not None:
-                self.start(complete_async(outcome, awaited))
+                self._in_flight[session] += 1
+                task = self.start(complete_async(outcome, awaited))
+                task.add_done_callback(lambda _task: self._land(session))
         return session.peer is not None and bool(session.peer.address)
+
+    def _land(self, session: Session) -> None:
+        self._in_flight[session] -= 1
+        if not self._in_flight[session]:
+            del self._in_flight[session]
 
     def start(self, coroutine: Any) -> asyncio.Task[Any]:
         """
@@ -233,8 +246,8 @@ class LoopConnection(asyncio.Protocol):
             self.session.peer = Peer.over_tls(tls, self.address)
         if not self.side.service.admit(self):
             self.session.closed = True
+            transport.abort()  # first, as what is watched has to be open
             self.side.server.close_request(self.sock)
-            transport.abort()
             return
         self.side.connections.add(self)
         self._carry_on(self.side.service.dispatcher.connected(self.session))

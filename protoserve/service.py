@@ -411,6 +411,18 @@ class Service:
             kind=limit,
         )
 
+    def refuse(self, session: Session) -> None:
+        """
+        Take note that a datagram is dropped: its peer has too many in flight.
+        """
+        self.refused.add("requests")
+        _rare.log(
+            logging.WARNING,
+            "%s has %d requests in flight; what it sends is dropped",
+            session.peer,
+            self.limits.requests,
+        )
+
     def count_handshake(self, peer: Peer, error: Any) -> None:
         """
         Take note that a TLS handshake has failed.

@@ -25,12 +25,21 @@ from protoserve import (
     route,
     wire,
 )
-from protoserve.server import BatchMixIn, UDPServer, UnixDatagramServer
+from protoserve.server import (
+    BatchMixIn,
+    EventLoopMixIn,
+    UDPServer,
+    UnixDatagramServer,
+)
 from protoserve.server.batch import Block
 from tests.service.kit import PATIENCE, Header, Ping, Pong, Text, connect, spoken, until
 
 
 class BatchUDPServer(BatchMixIn, UDPServer):
+    pass
+
+
+class LoopUDPServer(EventLoopMixIn, UDPServer):
     pass
 
 
@@ -354,10 +363,12 @@ def test_slow_coroutines_do_not_stop_others(run):
         assert {1, 2} == {one.receive().value for _ in range(2)}
 
 
-def test_requests_in_flight(run, logged):
+@pytest.mark.parametrize("mode", ["batch", "loop"])
+def test_requests_in_flight(run, logged, mode):
     """A peer may have so many in flight; more is dropped and counted, others are served."""
     service = Service(spoken, Slow(), limits=Limits(requests=3))
-    server = served(service)
+    server_class = {"batch": BatchUDPServer, "loop": LoopUDPServer}[mode]
+    server = served(service, server_class)
     run(server, service)
     with client_of(server) as one, client_of(server) as two:
         for value in range(3):
@@ -369,6 +380,8 @@ def test_requests_in_flight(run, logged):
         assert Text(b"other") == two.call(Text(b"other"))
         service.handler.let_go()
         assert {0, 1, 2} == {one.receive().value for _ in range(3)}
+        # By then it is known that they are done.
+        assert Text(b"other") == two.call(Text(b"other"))
         until(lambda: Text(b"again") == one.call(Text(b"again")))
     assert "has 3 requests in flight" in logged()
 
