@@ -127,14 +127,16 @@ class ServiceLoopSide:
                 return False
             if awaited is not None:
                 self._in_flight[session] += 1
-                task = self.start(complete_async(outcome, awaited))
-                task.add_done_callback(lambda _task: self._land(session))
+                self.start(self._finish(session, outcome, awaited))
         return session.peer is not None and bool(session.peer.address)
 
-    def _land(self, session: Session) -> None:
-        self._in_flight[session] -= 1
-        if not self._in_flight[session]:
-            del self._in_flight[session]
+    async def _finish(self, session: Session, outcome: Outcome, awaited: Any) -> None:
+        try:
+            await complete_async(outcome, awaited)
+        finally:
+            self._in_flight[session] -= 1
+            if not self._in_flight[session]:
+                del self._in_flight[session]
 
     def start(self, coroutine: Any) -> asyncio.Task[Any]:
         """

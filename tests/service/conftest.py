@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from protoserve import Service
+from protoserve import Service, service
+from protoserve.rarelog import RareLog
 from protoserve.server import ThreadingTCPServer
 from tests.service.kit import Running, spoken
 
@@ -63,10 +64,11 @@ def no_noise(capfd):
 
 
 @pytest.fixture
-def logged(caplog):
+def logged(caplog, monkeypatch):
     """
-    The lines that were logged.
+    The lines that were logged; what is logged rarely begins anew.
     """
+    monkeypatch.setattr(service, "_rare", RareLog(service.logger))
     caplog.set_level(logging.DEBUG, "protoserve")
     return lambda: "\n".join(r.getMessage() for r in caplog.records)
 
