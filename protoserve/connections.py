@@ -332,7 +332,7 @@ class Connection:
         self.awaits = select.POLLIN
         if not self._emptied or self._ending:
             try:
-                data = self.sock.recv(_READ_SIZE)
+                data = self._receive()
             except BlockingIOError as error:
                 if self._ending:
                     self._stage = self._part
@@ -355,6 +355,13 @@ class Connection:
             self._stage = self._part
         return None
 
+    def _receive(self) -> bytes:
+        if self._over_tls:
+            # OpenSSL lets nobody read while another thread writes.
+            with self._lock:
+                return self.sock.recv(_READ_SIZE)
+        return self.sock.recv(_READ_SIZE)
+
     def _part(self) -> bool | None:
         """
         End our side, and wait a moment for the peer to end its own.
@@ -375,7 +382,7 @@ class Connection:
             if until is None:
                 until = self._parting_until = time.monotonic() + GOODBYE
                 self.sock.shutdown(socket.SHUT_WR)
-            while self.sock.recv(_READ_SIZE) and time.monotonic() < until:
+            while self._receive() and time.monotonic() < until:
                 pass
         except BlockingIOError as error:
             self.awaits = getattr(error, "event", select.POLLIN)

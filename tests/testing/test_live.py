@@ -75,6 +75,8 @@ def is_there(server):
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     host, _, port = place.rpartition(":")
     with socket.socket(socket.AF_INET, kind) as probe:
+        if transport != "udp":
+            return probe.connect_ex((host, int(port))) == 0
         try:
             probe.bind((host, int(port)))
         except OSError:
