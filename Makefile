@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 WORKERS ?= auto
 
-.PHONY: help demo test lint bench fuzz clean
+.PHONY: help demo test lint bench fuzz torture clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -41,6 +41,9 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --cases 200000
+
+torture: $(STAMP)
+	$(BIN)/python -m tests.testing.torment --cases 100000
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

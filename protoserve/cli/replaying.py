@@ -194,7 +194,9 @@ def speed_of(text: str) -> float:
 # The journal as text ---------------------------------------------------------
 
 
-def show_journal(path: str, *, pcapng: str | None, port: int) -> None:
+def show_journal(
+    path: str, *, pcapng: str | None, port: int, as_json: bool = False
+) -> None:
     """
     Show a journal's entries, or write them as a capture.
 
@@ -202,11 +204,18 @@ def show_journal(path: str, *, pcapng: str | None, port: int) -> None:
         path: the journal.
         pcapng: the capture; `None` shows the entries.
         port: the port of a Unix socket's server in the capture.
+        as_json: show the entries as they are in the journal.
 
     Raises:
-        CommandError: a file cannot be read or written.
+        CommandError: a file cannot be read or written, or both forms are asked for.
     """
+    if as_json and pcapng is not None:
+        raise CommandError("--json and --pcapng exclude each other")
     try:
+        if as_json:
+            for entry in read_journal(path):
+                sys.stdout.write(entry.as_json() + "\n")
+            return
         if pcapng is None:
             _show_entries(path)
             return

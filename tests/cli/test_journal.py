@@ -129,6 +129,15 @@ def test_shown(command, path):
     assert "→ ? it is wrong [00 01 ff]" in lines[2]
 
 
+def test_shown_as_json(command, path):
+    """With --json it is shown as it stands there."""
+    path.write_text(LINES)
+    code, printed, _ = command("journal", path, "--json")
+    assert 0 == code
+    shown = [json.loads(line) for line in printed.splitlines()]
+    assert [json.loads(line) for line in LINES.splitlines()] == shown
+
+
 def test_as_capture(command, path, tmp_path):
     """A journal becomes a capture, which decodes to the same messages."""
     pytest.importorskip("dpkt")
@@ -154,6 +163,7 @@ def test_as_capture(command, path, tmp_path):
         (("journal", "{}/text"), "line 1: it is no JSON"),
         (("journal", "{}/text", "--pcapng", "{}/x"), "line 1: it is no JSON"),
         (("journal", "{}/good", "--pcapng", "{}/a/b"), "a/b: No such file"),
+        (("journal", "{}/good", "--pcapng", "{}/a", "--json"), "exclude each other"),
     ],
 )
 def test_what_cannot_be_shown(command, tmp_path, arguments, words):

@@ -28,10 +28,13 @@ def journal(
             help="The port that the server of a Unix socket gets in the capture.",
         ),
     ] = 9,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line.")
+    ] = False,
 ) -> None:
     """
     Show a journal's messages, one a line, or write them as a capture.
     """
     from protoserve.cli.replaying import show_journal
 
-    show_journal(file, pcapng=pcapng, port=port)
+    show_journal(file, pcapng=pcapng, port=port, as_json=as_json)
