@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import attrs
 
 from protoserve import errors
-from protoserve.batch import Batch
 from protoserve.errors import DeclarationError
 from protoserve.events import Frame
 from protoserve.messages import Message, response_types
@@ -51,7 +50,7 @@ __all__ = [
 ]
 
 _USUAL_NAMES: dict[str, Any] = {
-    **{cls.__name__: cls for cls in (Session, Frame, Message, Batch)},
+    **{cls.__name__: cls for cls in (Session, Frame, Message)},
     **{name: getattr(errors, name) for name in errors.__all__},
     **{name: getattr(collections.abc, name) for name in collections.abc.__all__},
     "Any": Any,
@@ -307,7 +306,15 @@ class _Compiler:
         self, name: str, function: Any, hook: Hook, details: tuple[Any, ...]
     ) -> None:
         try:
-            hints = typing.get_type_hints(function, localns=self._names(function))
+            names = self._names(function)
+            if (
+                hook is Hook.BATCH
+                and "Batch" not in inspect.unwrap(function).__globals__
+            ):
+                from protoserve.batch import Batch
+
+                names["Batch"] = Batch
+            hints = typing.get_type_hints(function, localns=names)
         except Exception as exc:
             self._problem(function, f"its annotations cannot be resolved: {exc}")
             return
@@ -560,6 +567,8 @@ def _results(hint: Any) -> Iterator[Any]:
 
 
 def _is_batch(hint: Any) -> bool:
+    from protoserve.batch import Batch
+
     return typing.get_origin(hint) is Batch
 
 
