@@ -1,0 +1,3 @@
+"""
+Where tables go, one file each.
+"""
