@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         length_of,
         wire,
     )
+    from protoserve.numbered import Numbered
     from protoserve.protocol import Direction, Protocol
     from protoserve.routing import (
         batch_route,
@@ -91,6 +92,7 @@ else:
             ),
             "limits": "Limits",
             "messages": "Caps Message Request checksum_of count_of length_of wire",
+            "numbered": "Numbered",
             "protocol": "Direction Protocol",
             "routing": (
                 "batch_route connected disconnected malformed on_error route unknown"
@@ -125,6 +127,7 @@ __all__ = [
     "MalformedMessageError",
     "Message",
     "Netstring",
+    "Numbered",
     "OctetCounted",
     "Peer",
     "PeerTimeoutError",

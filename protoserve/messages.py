@@ -246,6 +246,7 @@ class MessageType(type):
 
     _record: Record
     _caps: Caps
+    _table: str
     is_error: bool
     is_idempotent: bool
 
@@ -260,6 +261,7 @@ class MessageType(type):
         bits: bool = False,
         error: bool = False,
         idempotent: bool = False,
+        table: str | None = None,
         caps: Caps | None = None,
         **options: Any,
     ) -> MessageType:
@@ -284,6 +286,8 @@ class MessageType(type):
             defined.is_error = True
         if idempotent:
             defined.is_idempotent = True
+        if table is not None:
+            defined._table = table
         defined._record = _make_record(defined, bits=bits)
         if "parse" not in namespace:
             defined.parse = classmethod(_first_parse)
@@ -613,8 +617,8 @@ class Message(metaclass=MessageType):
     three times as long), ``kw_only=True`` makes the constructor take names only,
     ``bits=True`` says that the fields are bits all together, ``error=True`` that
     a peer that answers with it reports an error, ``idempotent=True`` that a request
-    may be acted on twice without harm, ``caps=Caps(…)`` how much a message may ask
-    for.
+    may be acted on twice without harm, ``table="flows"`` what a collector calls the table
+    of its rows, ``caps=Caps(…)`` how much a message may ask for.
 
     >>> from construct import Int8ub, Int16ub
     >>> class Point(Message):
@@ -630,6 +634,7 @@ class Message(metaclass=MessageType):
 
     _record: ClassVar[Record]
     _caps: ClassVar[Caps] = Caps()
+    _table: ClassVar[str] = ""
     is_error: ClassVar[bool] = False
     """Whether a peer that answers with this message reports an error."""
     is_idempotent: ClassVar[bool] = False

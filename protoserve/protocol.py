@@ -33,6 +33,7 @@ from protoserve.errors import (
 )
 from protoserve.framing.base import Framing
 from protoserve.messages import Message
+from protoserve.numbered import Numbered
 from protoserve.tags import (
     Direction,
     Table,
@@ -105,6 +106,10 @@ class Protocol:
             state; the first is where it starts. Messages that stand nowhere in
             it are free in every state.
         ports: well-known ports by transport, as ``{"udp": 53, "tcp": 53}``.
+        numbered: which field numbers what is sent, of all messages or by class; a
+            collector counts the gaps.
+        tabulator: what makes tables of frames for a collector, where the declaration
+            does not say it all; see `protoserve.telemetry.tables`.
         doc: one line for people.
 
     Raises:
@@ -126,6 +131,10 @@ class Protocol:
         default=None, kw_only=True
     )
     ports: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
+    numbered: Numbered | Mapping[type[Message], Numbered] | None = attrs.field(
+        default=None, kw_only=True
+    )
+    tabulator: Callable[[Any], Any] | None = attrs.field(default=None, kw_only=True)
     doc: str = attrs.field(default="", kw_only=True)
     _tables: dict[Direction, dict[Any, type[Message]]] = attrs.field(init=False)
     _tags: dict[Direction, dict[type[Message], Any]] = attrs.field(init=False)

@@ -32,22 +32,10 @@ __all__ = [
     "laid_out",
     "listed",
     "resolved",
-    "snake_case",
 ]
 
 WIDTH = 88
 """Columns of a line."""
-
-
-def snake_case(name: str) -> str:
-    """
-    Write a class's name as a method's.
-
-    >>> snake_case("ReadDNSNames2")
-    'read_dns_names2'
-    """
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return re.sub(r"_+", "_", words).lower().strip("_") or "message"
 
 
 def camel_case(name: str) -> str:

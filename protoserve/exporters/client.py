@@ -36,9 +36,9 @@ from protoserve.exporters._python import (
     laid_out,
     listed,
     resolved,
-    snake_case,
 )
 from protoserve.messages import Message, response_types
+from protoserve.names import snake_case
 from protoserve.protocol import Direction, Protocol
 
 __all__ = ["client_source"]
