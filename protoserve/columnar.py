@@ -13,12 +13,13 @@ be told of single peers or messages (hooks for connections, a state table).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from protoserve.batch import Chunk, Layout
-from protoserve.protocol import Direction
+from protoserve.framing.base import Framing
+from protoserve.protocol import Direction, Protocol
 from protoserve.session import Peer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from protoserve.server.batch import Block
     from protoserve.service import Service
 
-__all__ = ["RowsTakers"]
+__all__ = ["Picked", "Picker", "RowsTakers", "picker_of"]
 
 
 class RowsTakers:
@@ -58,13 +59,27 @@ def _taker(service: Service, gathering: Gathering) -> _RowsTaker | None:
     """
     Make what takes the rows of a batch route; `None` where each has to be looked at.
     """
-    layout, protocol, routes = gathering.layout, service.protocol, service._routes
-    framing = service.framing
-    if layout is None or not layout.is_checked:
+    routes = service._routes
+    if routes.connected or routes.disconnected or service.journal is not None:
         return None
-    if routes.connected or routes.disconnected or protocol.states is not None:
+    picker = picker_of(service.protocol, service.framing, gathering.layout)
+    return None if picker is None else _RowsTaker(gathering, picker)
+
+
+def picker_of(
+    protocol: Protocol, framing: Framing | None, layout: Layout | None
+) -> Picker | None:
+    """
+    Make what finds a message's frames; `None` where columns alone do not tell them.
+
+    Args:
+        protocol: what is spoken.
+        framing: what cuts it; each datagram is a frame without one.
+        layout: the message's.
+    """
+    if layout is None or not layout.is_checked or protocol.states is not None:
         return None
-    if service.journal is not None or (framing is not None and framing.in_frame):
+    if framing is not None and framing.in_frame:
         return None
     tags: list[tuple[str, Any]] = []
     if protocol.tag is not None:
@@ -79,7 +94,116 @@ def _taker(service: Service, gathering: Gathering) -> _RowsTaker | None:
     longest = np.iinfo("u4").max if framing is None else framing.max_size
     if layout.size > longest:
         return None
-    return _RowsTaker(gathering, layout, tags, longest)
+    return Picker(layout, tags, longest)
+
+
+class Picked(NamedTuple):
+    """
+    The well-formed frames of one message among others, copied.
+    """
+
+    heads: NDArray[Any]
+    rows: NDArray[Any] | None
+    counts: NDArray[Any] | None
+    places: NDArray[Any]
+    """Where they were."""
+
+
+class Picker:
+    """
+    Finds the frames of one message among many that begin at equal distances.
+
+    Args:
+        layout: where the columns are in a frame.
+        tags: the header's columns that say which message it is, and their values.
+        longest: bytes of the longest frame.
+    """
+
+    def __init__(
+        self, layout: Layout, tags: list[tuple[str, Any]], longest: int
+    ) -> None:
+        self.layout = layout
+        self._tags = tags
+        self._longest = longest
+        # Copied as bytes, whatever is in them.
+        self._whole = np.dtype(f"V{layout.size}")
+        self._record = None if layout.records is None else layout.records.rows.dtype
+        self._is_judged = bool(tags or layout.has_checks or layout.records)
+        """Whether it takes more than the right length to be one."""
+
+    def pick(self, data: Any, stride: int, lengths: NDArray[Any]) -> Picked | None:
+        """
+        Pick the message's frames.
+
+        Args:
+            data: the bytes of all frames, each `stride` bytes behind the one before.
+            stride: bytes; no frame is longer.
+            lengths: bytes of each frame.
+
+        Returns:
+            `None` if there can be none.
+        """
+        count = len(lengths)
+        if self.layout.size > stride or not count:
+            return None  # no frame is as long
+        frames: Any = np.ndarray((count,), self._whole, data, 0, (stride,))
+        if self._record is None:
+            good = lengths == self.layout.size  # and that is not too long
+        else:
+            good = (lengths >= self.layout.size) & (lengths <= self._longest)
+        whole = bool(good.all())
+        places = np.arange(count) if whole else np.flatnonzero(good)
+        heads = (frames.copy() if whole else frames[places]).view(self.layout.dtype)
+        rows = counts = None
+        if self._is_judged:
+            fits = self.layout.matches(heads)
+            for name, value in self._tags:
+                header = self.layout.parts["header"]
+                fits &= header.column(heads["header"], name) == value
+            if self._record is not None:
+                rows, counts = self._records(data, stride, lengths, heads, places, fits)
+            heads, places = heads[fits], places[fits]
+        return Picked(heads, rows, counts, places)
+
+    def _records(
+        self,
+        data: Any,
+        stride: int,
+        lengths: NDArray[Any],
+        heads: NDArray[Any],
+        places: NDArray[Any],
+        fits: NDArray[np.bool_],
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """
+        Copy the records of all frames that are well-formed; `fits` then says which.
+        """
+        record, size = self._record, self.layout.size
+        assert record is not None
+        assert self.layout.records is not None
+        each = record.itemsize
+        counts, rest = np.divmod(lengths[places].astype("i8") - size, each)
+        fits &= rest == 0
+        claimed = self.layout.counts(heads)
+        if claimed is not None:
+            fits &= claimed == counts
+        while True:
+            taken = counts[fits]
+            most = int(taken.max(initial=0))
+            shape, strides = (len(lengths), most), (stride, each)
+            table: Any = np.ndarray(shape, f"V{each}", data, size, strides)[
+                places[fits]
+            ]
+            if (taken == most).all():
+                rows = table.reshape(-1)
+            else:
+                rows = table[np.arange(most) < taken[:, None]]
+            rows = rows.view(record)
+            good = self.layout.records.rows.matches(rows)
+            if good.all():
+                return rows, taken
+            # A frame with one bad record is malformed altogether.
+            owners = np.repeat(np.flatnonzero(fits), taken)
+            fits[owners[~good]] = False
 
 
 class _RowsTaker:
@@ -88,27 +212,12 @@ class _RowsTaker:
 
     Args:
         gathering: where they go.
-        layout: where they are in a frame.
-        tags: the header's columns that say which message it is, and their values.
-        longest: bytes of the longest frame.
+        picker: finds the message's frames.
     """
 
-    def __init__(
-        self,
-        gathering: Gathering,
-        layout: Layout,
-        tags: list[tuple[str, Any]],
-        longest: int,
-    ) -> None:
+    def __init__(self, gathering: Gathering, picker: Picker) -> None:
         self._gathering = gathering
-        self._layout = layout
-        self._tags = tags
-        self._longest = longest
-        # Copied as bytes, whatever is in them.
-        self._whole = np.dtype(f"V{layout.size}")
-        self._record = None if layout.records is None else layout.records.rows.dtype
-        self._is_judged = bool(tags or layout.has_checks or layout.records)
-        """Whether it takes more than the right length to be for the route."""
+        self._picker = picker
         self._block: Block | None = None
 
     def take(self, block: Block) -> NDArray[np.bool_] | None:
@@ -118,37 +227,19 @@ class _RowsTaker:
         count = block.count
         if block is not self._block:
             self._know(block)
-        stride, data = block.stride, block.data
-        if self._layout.size > stride:
-            return np.zeros(count, np.bool_)  # no datagram is as long
-        lengths = self._lengths[:count]
-        frames: Any = np.ndarray((count,), self._whole, data, 0, (stride,))
-        if self._record is None:
-            good = lengths == self._layout.size  # and that is not too long
-        else:
-            good = (lengths >= self._layout.size) & (lengths <= self._longest)
-        whole = bool(good.all())
-        places = self._all[:count] if whole else np.flatnonzero(good)
-        heads = (frames.copy() if whole else frames[places]).view(self._layout.dtype)
-        rows = counts = None
-        if self._is_judged:
-            fits = self._layout.matches(heads)
-            for name, value in self._tags:
-                header = self._layout.parts["header"]
-                fits &= header.column(heads["header"], name) == value
-            if self._record is not None:
-                rows, counts = self._records(block, heads, places, fits)
-            heads, places = heads[fits], places[fits]
-        taken = places
+        picked = self._picker.pick(block.data, block.stride, self._lengths[:count])
+        if picked is None:
+            return np.zeros(count, np.bool_)
+        heads, rows, counts, places = taken = picked
         if counts is not None and not counts.all():  # one without records is no row
             some = counts > 0
             heads, counts, places = heads[some], counts[some], places[some]
         if len(heads):
             self._give(block, heads, rows, counts, places)
-        if len(taken) == count:
+        if len(taken.places) == count:
             return None
         mask = np.zeros(count, np.bool_)
-        mask[taken] = True
+        mask[taken.places] = True
         return mask
 
     def _know(self, block: Block) -> None:
@@ -160,47 +251,8 @@ class _RowsTaker:
         self._seconds = np.asarray(block.seconds)
         self._nanoseconds = np.asarray(block.nanoseconds)
         self._name = np.dtype(f"V{block.name_stride}")
-        self._all = np.arange(block.rows)
         plain = block.addresses.plain
         self._peer = lambda sender: Peer("udp", plain(sender))
-
-    def _records(
-        self,
-        block: Block,
-        heads: NDArray[Any],
-        places: NDArray[Any],
-        fits: NDArray[np.bool_],
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """
-        Copy the records of all frames that are well-formed; `fits` then says which.
-        """
-        record, size = self._record, self._layout.size
-        assert record is not None
-        assert self._layout.records is not None
-        each = record.itemsize
-        counts, rest = np.divmod(self._lengths[places].astype("i8") - size, each)
-        fits &= rest == 0
-        claimed = self._layout.counts(heads)
-        if claimed is not None:
-            fits &= claimed == counts
-        while True:
-            taken = counts[fits]
-            most = int(taken.max(initial=0))
-            shape, strides = (block.count, most), (block.stride, each)
-            table: Any = np.ndarray(shape, f"V{each}", block.data, size, strides)[
-                places[fits]
-            ]
-            if (taken == most).all():
-                rows = table.reshape(-1)
-            else:
-                rows = table[np.arange(most) < taken[:, None]]
-            rows = rows.view(record)
-            good = self._layout.records.rows.matches(rows)
-            if good.all():
-                return rows, taken
-            # A frame with one bad record is malformed altogether.
-            owners = np.repeat(np.flatnonzero(fits), taken)
-            fits[owners[~good]] = False
 
     def _give(
         self,

@@ -32,6 +32,7 @@ __all__ = [
     "Tables",
     "Tabulator",
     "column",
+    "origin",
 ]
 
 
@@ -63,6 +64,27 @@ class Frames:
         """
         start = int(self.starts[index])
         return self.data[start : start + int(self.lengths[index])].tobytes()
+
+
+def origin(frames: Frames, places: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """
+    Make the columns that every table ends with: ``exporter`` and ``received_at``.
+
+    Args:
+        frames: what the rows come from.
+        places: for each row, the place of its frame.
+
+    Returns:
+        Who sent it, as text, and when it came, in UTC.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    hosts = pa.array([peer.host for peer in frames.exporters], pa.string())
+    senders = pa.array(frames.senders[places].astype(np.int32))
+    times = pa.array(frames.times[places]).cast(pa.timestamp("ns", "UTC"))
+    exporters = pa.DictionaryArray.from_arrays(senders, hosts)
+    return {"exporter": exporters, "received_at": times}
 
 
 @attrs.frozen
@@ -104,7 +126,7 @@ class Tables:
     """
 
     tables: Mapping[str, pa.Table] = attrs.field(factory=dict)
-    """Rows by the name of their table."""
+    """Rows by the name of their table; see `origin` for two columns of each."""
     refused: Sequence[Refused] = ()
     """Those of the given frames that are dropped."""
     held: int = 0

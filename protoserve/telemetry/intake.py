@@ -1,0 +1,303 @@
+"""
+Where what has been received waits to be tabulated: a queue with a bound and a policy.
+
+The thread that receives copies datagrams out of the memory that the next receive uses,
+many at a time, and goes on. Whoever takes gets all that has gathered: the more that is, the
+less each costs.
+
+When the queue is full, what happens is the policy's: ``block`` leaves datagrams in the
+kernel's queue, ``drop-newest`` and ``drop-oldest`` say what they say. All that is dropped
+is counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from protoserve.account import Account
+from protoserve.session import Peer
+from protoserve.telemetry.tables import Frames
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from protoserve.server.batch import Block
+
+__all__ = ["POLICIES", "Intake"]
+
+POLICIES = ("block", "drop-newest", "drop-oldest")
+"""What happens when a queue is full."""
+
+_MOST_PEERS = 65_536
+"""Senders that are remembered."""
+_LOOK_AGAIN = 0.1
+_WASTE = 2
+"""By how much rows of equal length may be longer than what is in them."""
+
+
+@attrs.frozen(eq=False)
+class _Piece:
+    """
+    Datagrams that came together.
+    """
+
+    data: NDArray[np.uint8]
+    """Their bytes, from `starts` on."""
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    times: NDArray[np.int64]
+    names: NDArray[Any]
+    """Their senders' raw addresses, or one for all."""
+    peer: Callable[[bytes], Peer]
+    """Makes a peer of a raw address."""
+
+
+class Intake:
+    """
+    A queue of datagrams.
+
+    Args:
+        account: where they are counted as received, and as dropped.
+        most_bytes: how many may wait.
+        policy: what happens to more, one of `POLICIES`.
+    """
+
+    def __init__(
+        self, account: Account, *, most_bytes: int = 64 << 20, policy: str = "block"
+    ) -> None:
+        if policy not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise ValueError(f"unknown policy {policy!r} (known: {known})")
+        self._account = account
+        self._most = most_bytes
+        self._policy = policy
+        self._pieces: deque[_Piece] = deque()
+        self._bytes = 0
+        self._count = 0
+        self._condition = threading.Condition()
+        self._closed = False
+        self._peers: dict[Any, Peer] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def waiting_bytes(self) -> int:
+        """
+        How many bytes wait.
+        """
+        return self._bytes
+
+    # For those who receive -------------------------------------------------
+
+    def take(self, block: Block) -> None:
+        """
+        Take all datagrams of a block.
+        """
+        count = block.count
+        lengths = np.asarray(block.lengths)[:count].astype("i8")
+        if block.gro or not block.is_internet:
+            self._take_singly(block)
+            return
+        if block.is_stamped:
+            seconds = np.asarray(block.seconds)[:count]
+            times = seconds * 1_000_000_000 + np.asarray(block.nanoseconds)[:count]
+        else:  # they came together
+            moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
+            times = np.full(count, moment)
+        data, starts = _copied(block.data, block.stride, lengths)
+        names: Any = np.frombuffer(
+            bytes(block.names[: count * block.name_stride]), f"V{block.name_stride}"
+        )
+        plain = block.addresses.plain
+        self._put(
+            _Piece(data, starts, lengths, times, names, lambda n: Peer("udp", plain(n)))
+        )
+
+    def _take_singly(self, block: Block) -> None:
+        moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
+        transport = "udp" if block.is_internet else "unixgram"
+        for start, length, sender in list(block.datagrams()):
+            peer = Peer(transport, block.addresses.plain(sender))
+            self.add(block.data[start : start + length], peer, moment)
+
+    def add(self, data: bytes, peer: Peer, moment: int) -> None:
+        """
+        Take one frame; `moment` is in nanoseconds since the epoch.
+        """
+        self._put(
+            _Piece(
+                np.frombuffer(data, np.uint8),
+                np.zeros(1, "i8"),
+                np.array([len(data)], "i8"),
+                np.array([moment], "i8"),
+                np.zeros(1, "V1"),
+                lambda _: peer,
+            )
+        )
+
+    def _put(self, piece: _Piece) -> None:
+        count, size = len(piece.starts), len(piece.data)
+        self._account.receive(count)
+        with self._condition:
+            while self._bytes and self._bytes + size > self._most:
+                if self._policy == "drop-oldest":
+                    self._drop(self._pieces.popleft())
+                elif self._policy == "block" and not self._closed:
+                    self._condition.wait(_LOOK_AGAIN)
+                else:
+                    self._account.drop("queue", count)
+                    return
+            self._pieces.append(piece)
+            self._bytes += size
+            self._count += count
+            self._condition.notify_all()
+
+    def _drop(self, piece: _Piece) -> None:
+        self._bytes -= len(piece.data)
+        self._count -= len(piece.starts)
+        self._account.drop("queue", len(piece.starts))
+
+    def close(self) -> None:
+        """
+        Let nobody wait any more: what does not fit from now on is dropped.
+        """
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    # For whoever tabulates -------------------------------------------------
+
+    def gather(self, timeout: float, enough: int, patience: float) -> Frames | None:
+        """
+        Give what has gathered.
+
+        Args:
+            timeout: seconds to wait for the first.
+            enough: bytes that are not waited for any longer.
+            patience: seconds to wait for others after the first.
+
+        Returns:
+            `None` if there is nothing.
+        """
+        with self._condition:
+            if not self._pieces and not self._closed:
+                self._condition.wait(timeout)
+            if not self._pieces:
+                return None
+            deadline = time.monotonic() + patience
+            while self._bytes < enough and not self._closed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._condition.wait(left)
+            pieces = self._some(enough)
+            self._condition.notify_all()
+        return self._joined(pieces)
+
+    def _some(self, enough: int) -> list[_Piece]:
+        """
+        Take what is given at a time, at least one piece.
+        """
+        taken: list[_Piece] = []
+        size = 0
+        while self._pieces and (not taken or size < enough):
+            piece = self._pieces.popleft()
+            taken.append(piece)
+            size += len(piece.data)
+            self._count -= len(piece.starts)
+        self._bytes -= size
+        return taken
+
+    def _joined(self, pieces: list[_Piece]) -> Frames:
+        exporters: dict[Any, tuple[int, Peer]] = {}
+        senders, starts, offset = [], [], 0
+        for piece in pieces:
+            senders.append(self._senders(piece, exporters))
+            starts.append(piece.starts + offset)
+            offset += len(piece.data)
+
+        def whole(parts: list[NDArray[Any]]) -> NDArray[Any]:
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        return Frames(
+            whole([piece.data for piece in pieces]),
+            whole(starts),
+            whole([piece.lengths for piece in pieces]),
+            whole([piece.times for piece in pieces]),
+            whole(senders),
+            [peer for _, peer in exporters.values()],
+        )
+
+    def _senders(
+        self, piece: _Piece, exporters: dict[Any, tuple[int, Peer]]
+    ) -> NDArray[np.int64]:
+        """
+        Give the place of each datagram's sender among all exporters.
+        """
+        names = piece.names
+        raw = names.tobytes()
+        each = names.dtype.itemsize
+        first = raw[:each]
+        if raw == first * len(names):  # as it mostly is
+            place = self._exporter(first, piece, exporters)
+            return np.full(len(names), place, "i8")
+        found, inverse = np.unique(_comparable(names), return_inverse=True)
+        firsts = np.empty(len(found), "i8")
+        firsts[inverse[::-1]] = np.arange(len(names))[::-1]
+        places = [
+            self._exporter(raw[at * each : (at + 1) * each], piece, exporters)
+            for at in firsts.tolist()
+        ]
+        senders: NDArray[np.int64] = np.array(places, "i8")[inverse.reshape(-1)]
+        return senders
+
+    def _exporter(
+        self, name: bytes, piece: _Piece, exporters: dict[Any, tuple[int, Peer]]
+    ) -> int:
+        peers = self._peers
+        peer = peers.get(name) if len(name) > 1 else None
+        if peer is None:
+            peer = piece.peer(name)
+            peer = peers.setdefault((peer.transport, peer.address), peer)
+            if len(name) > 1:
+                peers[name] = peer
+            if len(peers) > 2 * _MOST_PEERS:
+                peers.clear()
+        found = exporters.setdefault(peer, (len(exporters), peer))
+        return found[0]
+
+
+def _comparable(names: NDArray[Any]) -> NDArray[Any]:
+    """
+    Give raw addresses in a form that NumPy compares fast.
+    """
+    if names.dtype.itemsize == 16:  # sockaddr_in: all that counts is in the first half
+        return names.view("u8")[::2]
+    return names.view(f"S{names.dtype.itemsize}")
+
+
+def _copied(
+    data: Any, stride: int, lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """
+    Copy datagrams that begin at equal distances, without what is between them.
+    """
+    count, longest = len(lengths), int(lengths.max(initial=0))
+    if count * longest <= _WASTE * max(int(lengths.sum()), 64 * count):
+        rows: Any = np.ndarray((count, longest), np.uint8, data, 0, (stride, 1))
+        return rows.copy().reshape(-1), np.arange(count) * longest
+    pieces = [
+        data[start : start + length]
+        for start, length in zip(
+            range(0, count * stride, stride), lengths.tolist(), strict=False
+        )
+    ]
+    return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(lengths) - lengths
