@@ -9,9 +9,11 @@ and counted as dropped.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -33,9 +35,11 @@ it is no message; its template never came; a queue of ours was full; its sender 
 limit; no store took it; the process that had it was killed.
 """
 
-_NAMES = ("received", "delivered", "handed_over", *REASONS)
-_WIDTH = len(_NAMES)
-_PLACES = {name: place for place, name in enumerate(_NAMES)}
+_MOST_WORKERS = 64
+"""Processes whose datagrams are accounted for each by itself."""
+_LIVES = 4
+"""How many processes of one number there may be at a time, while they are replaced."""
+_FATES = ("received", "delivered", "handed_over", *REASONS)
 
 
 @attrs.frozen
@@ -64,51 +68,112 @@ class Account:
     Counts datagrams, in any number of processes.
 
     Args:
-        slots: how many processes count at most.
+        others: names of whatever else is counted in the same way.
     """
 
-    def __init__(self, slots: int = 1) -> None:
-        self._slots = slots
+    def __init__(self, others: Iterable[str] = ()) -> None:
+        self._slots = slots = 1 + _MOST_WORKERS * _LIVES
+        names = (*_FATES, *others)
+        self._width = len(names)
+        self._places = {name: place for place, name in enumerate(names)}
         # Shared with all processes that are forked from now on; it needs no descriptor.
-        self._memory = mmap.mmap(-1, slots * _WIDTH * 8)
+        self._memory = mmap.mmap(-1, slots * self._width * 8)
         self._counts = memoryview(self._memory).cast("q")
-        self.use(0)
+        self._owners = memoryview(mmap.mmap(-1, slots * 8)).cast("q")
+        """The process ids of those who count."""
+        self._use(0)
 
     def __repr__(self) -> str:
         return f"<Account {self.balance()}>"
 
-    def use(self, slot: int) -> None:
+    def join(self, worker: int) -> None:
         """
-        Count in a slot, which is nobody else's from now on.
-        """
-        if not 0 <= slot < self._slots:
-            raise IndexError(
-                f"there are {self._slots} slots, and none is number {slot}"
-            )
-        self._base = slot * _WIDTH
-        self._lock = threading.Lock()
+        Count as one of several processes, which are numbered from 0.
 
-    def _add(self, name: str, number: int) -> None:
+        The one that had the number before may still be at work.
+        """
+        first = 1 + worker % _MOST_WORKERS * _LIVES
+        for slot in range(first, first + _LIVES):
+            if not (self._owners[slot] and _is_alive(self._owners[slot])):
+                break
+        if self._owners[slot]:
+            self._bury(slot)
+        self._owners[slot] = os.getpid()
+        self._use(slot)
+
+    def _use(self, slot: int) -> None:
+        self._base = slot * self._width
+        self.make_private()
+
+    def make_private(self) -> None:
+        """
+        Make the lock anew, in a child: a thread that is not there may hold it.
+        """
+        self._lock = threading.Lock()
+        self._aside = threading.local()
+
+    def add(self, name: str, number: int = 1) -> None:
+        """
+        Count something by its name.
+        """
         with self._lock:
-            self._counts[self._base + _PLACES[name]] += number
+            self._counts[self._base + self._places[name]] += number
+
+    def sum(self, name: str) -> int:
+        """
+        Give what all processes have counted.
+        """
+        return sum(self._counts[self._places[name] :: self._width])
+
+    @contextlib.contextmanager
+    def handling(self, number: int = 1) -> Iterator[None]:
+        """
+        Account for datagrams that are handled within: delivered, unless set aside.
+        """
+        self.receive(number)
+        outer, self._aside.count = getattr(self._aside, "count", None), 0
+        try:
+            yield
+        finally:
+            left = number - self._aside.count
+            self._aside.count = outer
+            if left:
+                self.deliver(left)
+
+    def set_aside(self, number: int = 1) -> None:
+        """
+        Say that datagrams at hand are delivered, or dropped, some other time.
+        """
+        count = getattr(self._aside, "count", None)
+        if count is None:  # they were handled before, as far as anybody could tell
+            self.deliver(-number)
+        else:
+            self._aside.count = count + number
+
+    def reject(self, reason: str, number: int = 1) -> None:
+        """
+        Drop datagrams that are being handled.
+        """
+        self.set_aside(number)
+        self.drop(reason, number)
 
     def receive(self, number: int = 1) -> None:
         """
         Count datagrams that have come.
         """
-        self._add("received", number)
+        self.add("received", number)
 
     def deliver(self, number: int = 1) -> None:
         """
         Count datagrams that are where they should go.
         """
-        self._add("delivered", number)
+        self.add("delivered", number)
 
     def drop(self, reason: str, number: int = 1) -> None:
         """
         Count datagrams that were received and are dropped, for one of `REASONS`.
         """
-        self._add(reason, number)
+        self.add(reason, number)
 
     def lose(self, reason: str, number: int = 1) -> None:
         """
@@ -116,36 +181,50 @@ class Account:
         """
         with self._lock:
             self._counts[self._base] += number
-            self._counts[self._base + _PLACES[reason]] += number
+            self._counts[self._base + self._places[reason]] += number
 
     def hand_over(self, number: int = 1) -> None:
         """
         Count datagrams that another process has now, or the disk.
         """
-        self._add("handed_over", number)
+        self.add("handed_over", number)
 
-    def bury(self, slot: int) -> int:
+    def settle(self) -> int:
         """
-        Count as dropped what a process had in hand when it was killed.
+        Count as dropped what processes had in hand that are there no more.
 
         Returns:
             How many those were.
         """
-        base = slot * _WIDTH
-        counts = self._counts[base : base + _WIDTH].tolist()
-        lost: int = counts[0] - sum(counts[1:])
-        if lost > 0:
-            self._counts[base + _PLACES["killed"]] += lost
-        return max(0, lost)
+        return sum(
+            self._bury(slot)
+            for slot in range(1, self._slots)
+            if self._owners[slot] and not _is_alive(self._owners[slot])
+        )
+
+    def _bury(self, slot: int) -> int:
+        base = slot * self._width
+        counts = self._counts[base : base + len(_FATES)].tolist()
+        lost: int = max(0, counts[0] - sum(counts[1:]))
+        self._counts[base + self._places["killed"]] += lost
+        self._owners[slot] = 0
+        return lost
 
     def balance(self) -> Balance:
         """
         Give the sums over all processes.
         """
         # What is received is read last, so that nothing is delivered before it came.
-        sums = {
-            name: sum(self._counts[place::_WIDTH])
-            for name, place in reversed(_PLACES.items())
-        }
+        sums = {name: self.sum(name) for name in reversed(_FATES)}
         dropped = {reason: sums[reason] for reason in REASONS}
         return Balance(sums["received"], sums["delivered"], dropped)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -204,6 +204,8 @@ class Chunk:
     """Who sent each frame, as a list or an array; for `peer`."""
     peer: Callable[[Any], Peer | None]
     """Makes a peer of a sender."""
+    datagrams: int = 0
+    """How many of the frames are datagrams; the others came on streams."""
     size: int = attrs.field(init=False)
     """How many rows there are."""
 
@@ -223,12 +225,16 @@ class Chunk:
             ends = np.cumsum(self.counts)
             at = max(1, int(np.searchsorted(ends, most, side="right")))
             rows_at = int(ends[at - 1])
-        first, rest = slice(0, at), slice(at, None)
-        return self._part(first, slice(0, rows_at)), self._part(
-            rest, slice(rows_at, None)
+        # Of a mixture it is not known which frames are datagrams: the first, say.
+        datagrams = min(at, self.datagrams)
+        return (
+            self._part(slice(0, at), slice(0, rows_at), datagrams),
+            self._part(
+                slice(at, None), slice(rows_at, None), self.datagrams - datagrams
+            ),
         )
 
-    def _part(self, frames: slice, rows: slice) -> Chunk:
+    def _part(self, frames: slice, rows: slice, datagrams: int) -> Chunk:
         return Chunk(
             self.heads[frames],
             None if self.rows is None else self.rows[rows],
@@ -236,6 +242,7 @@ class Chunk:
             self.times[frames],
             self.senders[frames],
             self.peer,
+            datagrams,
         )
 
 
@@ -286,6 +293,13 @@ class Batch(Generic[MessageT]):
 
         counts = self._counts
         return values if is_row or counts is None else np.repeat(values, counts, axis=0)
+
+    @property
+    def datagrams(self) -> int:
+        """
+        How many datagrams it comes from; what came on streams is not counted.
+        """
+        return sum(chunk.datagrams for chunk in self._chunks)
 
     @property
     def columns(self) -> Mapping[str, NDArray[Any]]:

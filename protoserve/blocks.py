@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from itertools import compress
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from protoserve.dispatch import Outcome, begin, complete_async
 from protoserve.server.batch import Block, Reply
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     _Ready = tuple[Conversation, Session, Callable[[bytes], object]]
 
-__all__ = ["ServiceBatchSide"]
+__all__ = ["BlockTaker", "ServiceBatchSide"]
 
 
 _MOST_TASKS = 1024
@@ -48,6 +48,17 @@ _AT_A_TIME = 16
 """Datagrams between two looks at the clock."""
 _PATIENCE = 0.005
 """Seconds that finished answers wait for others."""
+
+
+class BlockTaker(Protocol):
+    """
+    Takes datagrams many at a time.
+    """
+
+    def take(self, block: Block) -> None:
+        """
+        Take all datagrams of a block.
+        """
 
 
 class ServiceBatchSide:
@@ -76,7 +87,7 @@ class ServiceBatchSide:
         self._longest = inf if framing is None else framing.max_size
         self._pump = service.dispatcher.datagram_pump()
         self._takers: RowsTakers | None = None
-        if service.gatherings:
+        if service.gatherings and service.intake is None:
             from protoserve.columnar import RowsTakers
 
             self._takers = RowsTakers(service)
@@ -90,6 +101,17 @@ class ServiceBatchSide:
         """
         Answer the datagrams of a block.
         """
+        service = self.service
+        if service.intake is not None:  # which accounts for them itself
+            service.intake.take(block)
+            return
+        count = block.count
+        if block.gro:
+            count = sum(1 for _ in block.datagrams())
+        with service.account.handling(count):
+            self._handle(block)
+
+    def _handle(self, block: Block) -> None:
         left = None
         if self._takers is not None:
             left = self._takers.take(block)

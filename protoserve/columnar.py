@@ -272,5 +272,5 @@ class _RowsTaker:
             moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
             times = np.full(len(heads), moment)
         senders = names if len(places) == count else names[places]
-        chunk = Chunk(heads, rows, counts, times, senders, self._peer)
+        chunk = Chunk(heads, rows, counts, times, senders, self._peer, len(heads))
         self._gathering.complete(self._gathering.add_chunk(chunk))

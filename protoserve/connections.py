@@ -618,6 +618,13 @@ def receive_datagram(
     """
     Handle one datagram.
     """
+    with service.account.handling():
+        _receive_datagram(service, server, sock, data, address)
+
+
+def _receive_datagram(
+    service: Service, server: Any, sock: socket.socket, data: bytes, address: Any
+) -> None:
     while True:
         conversation = service.conversation(server, sock, address)
         with conversation.lock:

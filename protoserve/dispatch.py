@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
+from protoserve.account import Account
 from protoserve.errors import (
     DeclarationError,
     FrameTooLongError,
@@ -175,6 +176,8 @@ class Dispatcher:
     """Is told of a limit by its name, when a peer has exceeded that."""
     gather: Mapping[type[Message], Callable[..., Any]] = attrs.field(factory=dict)
     """What takes the messages of batch routes, see `protoserve.gathering`."""
+    account: Account | None = None
+    """Where the fate of datagrams is written down."""
     in_passing: bool = True
     """Whether messages may be answered without an event for each."""
     _pumps: dict[bool, tuple[Any, bool]] = attrs.field(init=False, factory=dict)
@@ -389,6 +392,8 @@ class Dispatcher:
         Let a frame that was no legal message be answered.
         """
         error = event.error
+        if self.account is not None and not session.stream:
+            self.account.reject("malformed")
         unknown = isinstance(error, UnknownMessageError)
         hook = self.routes.unknown if unknown else self.routes.malformed
         policy = self.policies.unknown if unknown else self.policies.malformed

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from protoserve.account import Account
 from protoserve.background import BackgroundLoop
 from protoserve.batch import Batch, Chunk, Source, layout_of
 from protoserve.messages import Message
@@ -48,6 +49,7 @@ class Gathering:
         message: which messages are gathered.
         route: what is called, and when.
         background: where the route runs, if it is a coroutine function.
+        account: where the fate of datagrams is written down.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Gathering:
         message: type[Message],
         route: BatchRoute,
         background: BackgroundLoop,
+        account: Account,
     ) -> None:
         self.route = route
+        self._account = account
         self.layout = layout_of(protocol, message)
         self.failed = 0
         """Rows whose route has raised an exception."""
@@ -79,6 +83,7 @@ class Gathering:
         self._wake = threading.Event()
         self._chunks: list[Chunk] = []
         self._singles: list[tuple[Any, int, Any]] = []
+        self._single_datagrams = 0
         self._rows = 0
         self._due: float | None = None
         self._thread: threading.Thread | None = None
@@ -102,6 +107,9 @@ class Gathering:
                 return None
         moment = int(session.received_at * 1e9)
         with self._lock:
+            if not session.stream:
+                self._account.set_aside()
+                self._single_datagrams += 1
             self._singles.append((kept, moment, session.peer))
             full = self._grow(rows)
         return self._give() if full else None
@@ -112,6 +120,7 @@ class Gathering:
         """
         if not chunk.size:
             return None
+        self._account.set_aside(chunk.datagrams)
         with self._lock:
             self._close_singles()
             self._chunks.append(chunk)
@@ -153,7 +162,10 @@ class Gathering:
             heads = np.zeros(len(kept), layout.dtype)
             if layout.size:
                 heads = np.frombuffer(b"".join(kept), layout.dtype)
-        self._chunks.append(Chunk(heads, rows, counts, times, peers, _itself))
+        datagrams, self._single_datagrams = self._single_datagrams, 0
+        self._chunks.append(
+            Chunk(heads, rows, counts, times, peers, _itself, datagrams)
+        )
 
     # What goes -------------------------------------------------------------
 
@@ -176,6 +188,8 @@ class Gathering:
                         self.route.route.method(batch)
                     except (Exception, SystemExit) as exc:
                         self._tell(batch, exc)
+                    else:
+                        self._account.deliver(batch.datagrams)
             finally:
                 self._caller = None
         return None
@@ -195,6 +209,8 @@ class Gathering:
                     await self.route.route.method(batch)
                 except (Exception, SystemExit) as exc:
                     self._tell(batch, exc)
+                else:
+                    self._account.deliver(batch.datagrams)
 
     async def _waited(self, future: Future[None]) -> None:
         await asyncio.wrap_future(future)
@@ -227,6 +243,7 @@ class Gathering:
 
     def _tell(self, batch: Batch[Any], exc: BaseException) -> None:
         self.failed += len(batch)
+        self._account.drop("sink", batch.datagrams)
         self._rare.log(
             logging.ERROR,
             "%s() failed for %d rows",

@@ -87,6 +87,10 @@ class ServiceLoopSide:
         """
         Handle a datagram, without waiting.
         """
+        with self.service.account.handling():
+            self._handle(data, client_address)
+
+    def _handle(self, data: bytes, client_address: Any) -> None:
         service = self.service
         conversation = service.conversation(
             self.server, self.server.socket, client_address
@@ -94,7 +98,7 @@ class ServiceLoopSide:
         session = conversation.session
         if session.closed:
             service.forget(self.server, client_address, conversation)
-            self.datagram(data, client_address)
+            self._handle(data, client_address)
             return
         outcome: Outcome = True
         if not conversation.begun:

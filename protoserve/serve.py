@@ -113,6 +113,7 @@ class _Telling:
         )
 
     def handle_truncated(self, request: Any, client_address: Any) -> None:
+        self.RequestHandlerClass.service.account.lose("truncated")  # type: ignore[attr-defined] # a mix-in
         _rare.log(
             logging.WARNING,
             "a datagram from %s is longer than %d bytes and was dropped",
@@ -450,6 +451,7 @@ class Runner:
         """
         for server, sockets in zip(self._servers, self._sockets, strict=True):
             take_socket(server, sockets, number)
+        self.service.account.join(number)
         self._enter_lifespan()
         try:
             ready()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from protoserve.account import Account
 from protoserve.background import BackgroundLoop
 from protoserve.connections import Conversation, ServiceHandler
 from protoserve.dispatch import Dispatcher, Outcome, Policies, Policy, complete
@@ -41,6 +42,7 @@ from protoserve.session import Peer, Role, Session
 from protoserve.tally import Tally
 
 if TYPE_CHECKING:
+    from protoserve.blocks import BlockTaker
     from protoserve.gathering import Gathering
     from protoserve.journal import Journal
     from protoserve.messages import Message
@@ -125,6 +127,10 @@ class Service:
         How often each limit has turned somebody away, or ended it, by its name; in all
         processes together that were forked to serve.
         """
+        self.account = Account()
+        """What has become of each datagram, in all processes together."""
+        self.intake: BlockTaker | None = None
+        """Takes all datagrams of a server that receives many at a time, if set."""
         self._routes = routes_of(protocol, handler)
         self._background = BackgroundLoop()
         self.gatherings = self._make_gatherings()
@@ -175,6 +181,7 @@ class Service:
             self.refused.add,
             {cls: found.add for cls, found in self.gatherings.items()},
             in_passing=self._journal is None,
+            account=self.account,
         )
         self._limits = limits
 
@@ -227,6 +234,7 @@ class Service:
         self._lock = threading.RLock()
         self._opening = threading.Lock()
         self.refused.make_private()
+        self.account.make_private()
         if self._journal is not None:
             self._journal.make_private()
         for gathering in self.gatherings.values():
@@ -260,7 +268,7 @@ class Service:
                 "'protoserve[numpy]'"
             ) from exc
         return {
-            cls: Gathering(self.protocol, cls, found, self._background)
+            cls: Gathering(self.protocol, cls, found, self._background, self.account)
             for cls, found in self._routes.batches.items()
         }
 
@@ -416,6 +424,7 @@ class Service:
         Take note that a datagram is dropped: its peer has too many in flight.
         """
         self.refused.add("requests")
+        self.account.reject("queue")
         _rare.log(
             logging.WARNING,
             "%s has %d requests in flight; what it sends is dropped",

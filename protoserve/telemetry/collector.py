@@ -1,0 +1,280 @@
+"""
+From what was received to what is kept: one thread that tabulates.
+
+It takes all that waits in the intake, makes tables of it, and appends them to the spool as
+one entry, which stands for so many datagrams. Every datagram is accounted for at the
+moment at which its fate is known: dropped with a reason, or handed over to the spool. What
+a tabulator holds back is in flight until it is released, or given up.
+
+With somewhere to forward to, the datagrams that are good are also kept as they came, those
+of one exporter together, so that other machines can do with them what was done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from protoserve.account import Account
+from protoserve.rarelog import RareLog
+from protoserve.session import Session
+from protoserve.telemetry.deadletters import DeadLetters
+from protoserve.telemetry.gaps import Gaps
+from protoserve.telemetry.intake import Intake
+from protoserve.telemetry.packing import pack_frames, pack_tables
+from protoserve.telemetry.tables import Frames, Tables, Tabulator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["COUNTED", "Collector", "Output"]
+
+logger = logging.getLogger("protoserve")
+_rare = RareLog(logger)
+
+GAPS = ("missing", "duplicates", "reordered", "restarts")
+"""What is counted of exporters' own numbers, see `Gaps`."""
+COUNTED = ("rows", "bytes", *GAPS)
+"""What a collector counts beside the fates of datagrams."""
+_ENOUGH = 4 << 20
+"""Bytes of datagrams that are tabulated at a time."""
+_PATIENCE = 0.04
+"""Seconds that datagrams wait for others."""
+_TICK = 1.0
+"""Seconds between two looks at what waits for too long."""
+
+
+class Output(Protocol):
+    """
+    Keeps entries: a spool.
+    """
+
+    def append(
+        self,
+        key: str,
+        payload: Any,
+        id: str = "",  # noqa: A002 - the port's word
+        *,
+        count: int = 1,
+    ) -> object:
+        """
+        Append an entry, which stands for `count` datagrams.
+        """
+
+
+class Collector:
+    """
+    Tabulates what an intake has.
+
+    Args:
+        tabulator: makes the tables.
+        account: where the fate of datagrams is written down.
+        intake: where they come from.
+        tables: where tables go, if anywhere.
+        frames: where the datagrams themselves go, if anywhere.
+        dead_letters: where those are kept that are no messages, if anywhere.
+        select: changes tables before they are kept: a filter, a choice of columns.
+    """
+
+    def __init__(
+        self,
+        tabulator: Tabulator,
+        account: Account,
+        intake: Intake,
+        *,
+        tables: Output | None = None,
+        frames: Output | None = None,
+        dead_letters: DeadLetters | None = None,
+        select: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.gaps = Gaps()
+        self._told = dict.fromkeys(GAPS, 0)
+        self.exporters: dict[str, int] = {}
+        """How many datagrams each exporter has sent."""
+        self._tabulator = tabulator
+        self._account = account
+        self._intake = intake
+        self._tables = tables
+        self._frames = frames
+        self._dead_letters = dead_letters
+        self._select = select
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """
+        Begin to work, in a thread.
+        """
+        self._thread = threading.Thread(
+            target=self._work, name="protoserve-collector", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """
+        Tabulate what has come, and end.
+
+        Returns:
+            Whether that was done within `timeout` seconds.
+        """
+        self._stopping = True
+        self._intake.close()
+        assert self._thread is not None
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def refuse(self, data: bytes, session: Session, error: Exception) -> None:
+        """
+        Account for a frame of a stream that is no message.
+        """
+        self._account.lose("malformed")
+        if self._dead_letters is not None and session.peer is not None:
+            moment = time.time_ns()
+            self._dead_letters.write(data, session.peer, moment, "malformed", error)
+
+    def _work(self) -> None:
+        tick_at = time.monotonic() + _TICK
+        while True:
+            ending = self._stopping
+            frames = self._intake.gather(_TICK / 4, _ENOUGH, _PATIENCE)
+            if frames is not None:
+                self.collect(frames)
+            elif ending:
+                break
+            if time.monotonic() >= tick_at:
+                tick_at = time.monotonic() + _TICK
+                self._settle(self._tabulator.tick(time.time()), None)
+        with contextlib.suppress(Exception):
+            self._tabulator.close()
+        if self._dead_letters is not None:
+            self._dead_letters.close()
+
+    def collect(self, frames: Frames) -> None:
+        """
+        Tabulate frames and account for them.
+        """
+        try:
+            made = self._tabulator.tables(frames)
+        except Exception as exc:
+            # A fault of the tabulator's costs these datagrams, and nothing else.
+            self._account.drop("malformed", len(frames))
+            _rare.log(logging.ERROR, "%d datagrams failed", len(frames), exc_info=exc)
+            return
+        self._settle(made, frames)
+
+    def _settle(self, made: Tables, frames: Frames | None) -> None:
+        """
+        Keep tables, and account for the datagrams behind them.
+        """
+        count = made.released
+        if frames is not None:
+            count += len(frames) - len(made.refused) - made.held
+            self._refuse(made, frames)
+            for sequences in made.sequences:
+                self.gaps.follow(sequences, frames.exporters)
+            self._know(frames)
+        is_kept = self._tables is not None or self._frames is None
+        if made.expired and is_kept:  # else it has been forwarded, whatever it is
+            self._account.drop("template", made.expired)
+        tables = dict(made.tables)
+        if self._select is not None:
+            tables = self._select(tables)
+        self._tell("rows", sum(table.num_rows for table in tables.values()))
+        if frames is not None:
+            self._tell("bytes", int(frames.lengths.sum()))
+        for name in GAPS:
+            self._tell(name, getattr(self.gaps, name) - self._told[name])
+            self._told[name] = getattr(self.gaps, name)
+        if self._frames is not None and frames is not None:
+            self._forward(frames, made)
+        if self._tables is None:
+            if self._frames is None and count:
+                self._account.deliver(count)
+        elif tables:
+            self._tables.append("", pack_tables(tables), count=count)
+            self._account.hand_over(count)
+        elif count:
+            self._account.deliver(count)  # there is nothing in them to be stored
+
+    def _tell(self, name: str, number: int) -> None:
+        if number:
+            self._account.add(name, number)
+
+    def _refuse(self, made: Tables, frames: Frames) -> None:
+        for refused in made.refused:
+            self._account.drop(refused.reason)
+            if self._dead_letters is not None:
+                place = refused.index
+                peer = frames.exporters[int(frames.senders[place])]
+                moment = int(frames.times[place])
+                self._dead_letters.write(
+                    frames.frame(place), peer, moment, refused.reason, refused.error
+                )
+
+    def _know(self, frames: Frames) -> None:
+        """
+        Count what each exporter sends; a flood of senders is not remembered.
+        """
+        counts = np.bincount(frames.senders, minlength=len(frames.exporters)).tolist()
+        known = self.exporters
+        for peer, number in zip(frames.exporters, counts, strict=True):
+            if peer.host in known or len(known) < _MOST_EXPORTERS:
+                known[peer.host] = known.get(peer.host, 0) + number
+
+    def _forward(self, frames: Frames, made: Tables) -> None:
+        """
+        Keep the good datagrams as they came, those of one exporter together.
+        """
+        good = np.ones(len(frames), np.bool_)
+        good[[refused.index for refused in made.refused]] = False
+        for place, peer in enumerate(frames.exporters):
+            mine = np.flatnonzero(good & (frames.senders == place))
+            for part in _in_parts(mine, frames.lengths):
+                payload = pack_frames(_picked(frames, part))
+                assert self._frames is not None
+                self._frames.append(peer.host, payload, count=len(part))
+                if self._tables is None:
+                    self._account.hand_over(len(part))
+
+
+_MOST_EXPORTERS = 10_000
+_MOST_BYTES = 512 << 10
+"""Of datagrams in one entry that is forwarded; brokers take a megabyte, as a rule."""
+
+
+def _in_parts(
+    places: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Sequence[NDArray[np.int64]]:
+    """
+    Cut places into runs whose frames are not too many bytes together.
+    """
+    if not len(places):
+        return []
+    parts = np.cumsum(lengths[places]) // _MOST_BYTES
+    return np.split(places, np.flatnonzero(np.diff(parts)) + 1)
+
+
+def _picked(frames: Frames, places: NDArray[np.int64]) -> Frames:
+    """
+    Pick frames of one sender.
+    """
+    starts, lengths = frames.starts[places], frames.lengths[places]
+    pieces = [
+        frames.data[start : start + length]
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+    peer = frames.exporters[int(frames.senders[places[0]])]
+    return Frames(
+        np.concatenate(pieces),
+        np.cumsum(lengths) - lengths,
+        lengths,
+        frames.times[places],
+        np.zeros(len(places), "i8"),
+        [peer],
+    )
