@@ -86,17 +86,30 @@ class Account:
     def __repr__(self) -> str:
         return f"<Account {self.balance()}>"
 
-    def join(self, worker: int) -> None:
+    def join(self, worker: int, handed_over: int | None = None) -> None:
         """
         Count as one of several processes, which are numbered from 0.
 
         The one that had the number before may still be at work.
+
+        Args:
+            worker: the process's number.
+            handed_over: how many datagrams those of this number have handed over, by
+                the books of whoever has them now; one that was killed may not have
+                counted the last.
         """
         first = 1 + worker % _MOST_WORKERS * _LIVES
         for slot in range(first, first + _LIVES):
             if not (self._owners[slot] and _is_alive(self._owners[slot])):
                 break
         if self._owners[slot]:
+            if handed_over is not None:
+                place = self._places["handed_over"]
+                known = self._counts[
+                    first * self._width + place : (first + _LIVES)
+                    * self._width : self._width
+                ]
+                self._counts[slot * self._width + place] += handed_over - sum(known)
             self._bury(slot)
         self._owners[slot] = os.getpid()
         self._use(slot)

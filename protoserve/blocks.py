@@ -122,7 +122,7 @@ class ServiceBatchSide:
             datagrams = compress(datagrams, left)
         if self._tasks or self._finished:
             self._await_room()
-        self._received_at = time.time()
+        self._received_at = block.seconds[0] + block.nanoseconds[0] / 1e9
         now = time.monotonic()
         self._send_at = now + _PATIENCE
         if now >= self._known_until:
@@ -191,6 +191,7 @@ class ServiceBatchSide:
             self.service.refuse(session)
             return
         session.receive_data(datagram)
+        session._received_at = self._received_at
         if not self._answer(conversation, address) or not address:
             self.service.forget(self.server, address, conversation)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -52,6 +53,7 @@ from protoserve.server._supervise import (
     worker_count,
 )
 from protoserve.server._waiting import Waiter, Waker
+from protoserve.server.batch import dropped_by_kernel
 from protoserve.server.eventloop import serve_together
 from protoserve.server.prefork import sockets_of_workers, take_socket
 from protoserve.service import Service
@@ -224,8 +226,12 @@ class Runner:
         mode: how requests are handled, one of `MODES`.
         drain: seconds that what is in flight may take after `stop`.
         workers: how many processes there are in mode prefork; None or ``"auto"`` for
-            one for each CPU that may be used.
+            one for each CPU that may be used. Mode batch may have some too.
         tls: what is shown to clients at ``tls://`` addresses, see `make_server`.
+        per_worker: whether each worker has a socket of its own for datagrams, see
+            `PreforkMixIn.socket_per_worker`.
+        beside: what one process more does, beside the workers; it is given what to call
+            when it is ready, and what says whether to end.
 
     Raises:
         DeclarationError: there are to be workers in a mode without.
@@ -237,6 +243,8 @@ class Runner:
     drain: float = 10.0
     workers: int | str | None = None
     tls: ssl.SSLContext | None = None
+    per_worker: bool | None = None
+    beside: Callable[[Callable[[], None], Callable[[], bool]], None] | None = None
     bound: list[Address] = attrs.field(factory=list, init=False)
     """Where it listens, after `bind`; chosen ports filled in."""
     _servers: list[Any] = attrs.field(factory=list, init=False)
@@ -249,8 +257,30 @@ class Runner:
     _deadline: float = attrs.field(default=0.0, init=False)
     """When everything has to be over, in monotonic seconds, after `stop`."""
 
+    _binder: int = attrs.field(factory=os.getpid, init=False)
+    _drops: dict[socket.socket, int] = attrs.field(factory=dict, init=False)
+    _drops_lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+
     def __attrs_post_init__(self) -> None:
         self._count_workers()
+
+    def count_kernel_drops(self) -> None:
+        """
+        Account for what the kernel has dropped since the last time.
+
+        For the process that has bound; a queue that is full tells nobody.
+        """
+        if os.getpid() != self._binder:
+            return
+        with self._drops_lock:
+            for sockets in self._sockets:
+                for sock in dict.fromkeys(sockets):
+                    now = dropped_by_kernel(sock)
+                    if now is not None:
+                        lost = (now - self._drops.get(sock, 0)) & 0xFFFFFFFF
+                        self._drops[sock] = now
+                        if lost:
+                            self.service.account.lose("kernel", lost)
 
     def open(self) -> None:
         """
@@ -259,7 +289,7 @@ class Runner:
         Raises:
             StartError: it failed.
         """
-        if self.mode != "prefork":
+        if not self._has_workers:
             self._enter_lifespan()
 
     def _enter_lifespan(self) -> None:
@@ -284,7 +314,9 @@ class Runner:
                 server = make_server(self.service, address, self.mode, self.tls)
                 server.drain_timeout = self.drain
                 self._servers.append(server)
-                self._sockets.append(sockets_of_workers(server, count))
+                self._sockets.append(
+                    sockets_of_workers(server, count, per_worker=self.per_worker)
+                )
                 self.bound.append(
                     Address.bound(address.transport, server.server_address)
                 )
@@ -292,6 +324,12 @@ class Runner:
             self._close_servers()
             raise
         return self.bound
+
+    def datagram_servers(self) -> list[BatchMixIn]:
+        """
+        Give the servers that receive datagrams in batches, after `bind`.
+        """
+        return [server for server in self._servers if isinstance(server, BatchMixIn)]
 
     def stop(self) -> None:
         """
@@ -331,8 +369,9 @@ class Runner:
         Raises:
             StartError: a worker cannot start.
         """
-        if self.mode == "prefork":
-            self._supervise(self._count_workers(), self._serve_all, on_ready)
+        if self._has_workers:
+            count = self._count_workers() + (self.beside is not None)
+            self._supervise(count, self._serve_all, on_ready)
             return
         if self._forks and len(self._servers) > 1:
             self._supervise(len(self._servers), self._serve_one, on_ready)
@@ -345,14 +384,22 @@ class Runner:
             self._serve_by_threads()
 
     def _count_workers(self) -> int:
-        if self.mode == "prefork":
+        if self._has_workers:
             try:
                 return worker_count(self.workers)
             except ValueError as exc:
                 raise DeclarationError(str(exc)) from exc
         if self.workers is not None:
-            raise DeclarationError(f"workers are for mode prefork, not {self.mode}")
+            raise DeclarationError(
+                f"workers are for modes prefork and batch, not {self.mode}"
+            )
         return 1
+
+    @property
+    def _has_workers(self) -> bool:
+        return self.mode == "prefork" or (
+            self.mode == "batch" and self.workers is not None
+        )
 
     @property
     def _forks(self) -> bool:
@@ -413,6 +460,7 @@ class Runner:
         return not any(server.open_requests for server in self._servers)
 
     def _close_servers(self) -> None:
+        self.count_kernel_drops()
         for server in self._servers:
             server.server_close()
         for sockets in self._sockets:
@@ -449,9 +497,17 @@ class Runner:
         """
         Serve all addresses, as one worker of several.
         """
+        if number == self._count_workers():
+            assert self.beside is not None
+            for sock in itertools.chain.from_iterable(self._sockets):
+                if sock.type == socket.SOCK_STREAM:
+                    sock.close()  # else nobody would be refused while the others end
+            self._binder = os.getpid()
+            self.beside(ready, lambda: self._stopping)
+            return
         for server, sockets in zip(self._servers, self._sockets, strict=True):
             take_socket(server, sockets, number)
-        self.service.account.join(number)
+        self.service.join(number)
         self._enter_lifespan()
         try:
             ready()

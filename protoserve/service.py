@@ -296,6 +296,12 @@ class Service:
                 return False
         return True
 
+    def join(self, worker: int) -> None:
+        """
+        Be served by one of several processes, which are numbered from 0.
+        """
+        self.account.join(worker)
+
     # The lifespan ----------------------------------------------------------
 
     def __enter__(self) -> Self:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BatchMixIn", "BatchSide", "Block", "Reply"]
+__all__ = ["BatchMixIn", "BatchSide", "Block", "Reply", "dropped_by_kernel"]
 
 _rare = RareLog(logger, interval=60.0)
 
@@ -65,6 +65,22 @@ _STEPS = (
     "close_request",
 )
 """What is called for each request, so an override is to be called for each."""
+
+
+def dropped_by_kernel(sock: socket.socket) -> int | None:
+    """
+    Say how many datagrams the kernel has dropped because a socket's queue was full.
+
+    Returns:
+        A number of 32 bits, which begins anew at 0; `None` if the socket is closed, or
+        where the system does not tell.
+    """
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, _MEMINFO, 36)
+        (drops,) = _MEMINFO_DROPS.unpack(info)
+    except (OSError, struct.error):
+        return None
+    return int(drops)
 
 
 class BatchSide(Protocol):
@@ -202,10 +218,8 @@ class BatchMixIn(_Base):
 
         Always 0 where the system does not tell.
         """
-        try:
-            info = self.socket.getsockopt(socket.SOL_SOCKET, _MEMINFO, 36)
-            (now,) = _MEMINFO_DROPS.unpack(info)
-        except (OSError, struct.error):  # closed, or not Linux
+        now = dropped_by_kernel(self.socket)
+        if now is None:
             return self.__drops
         # The kernel counts in 32 bits.
         self.__drops += (now - self.__drops_seen) & 0xFFFFFFFF

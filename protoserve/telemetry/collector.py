@@ -27,7 +27,9 @@ from protoserve.session import Session
 from protoserve.telemetry.deadletters import DeadLetters
 from protoserve.telemetry.gaps import Gaps
 from protoserve.telemetry.intake import Intake
+from protoserve.telemetry.logs.base import LogUnavailableError
 from protoserve.telemetry.packing import pack_frames, pack_tables
+from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames, Tables, Tabulator
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ _rare = RareLog(logger)
 
 GAPS = ("missing", "duplicates", "reordered", "restarts")
 """What is counted of exporters' own numbers, see `Gaps`."""
-COUNTED = ("rows", "bytes", *GAPS)
+COUNTED = ("rows", "bytes", "exporters", *GAPS)
 """What a collector counts beside the fates of datagrams."""
 _ENOUGH = 4 << 20
 """Bytes of datagrams that are tabulated at a time."""
@@ -62,9 +64,9 @@ class Output(Protocol):
         id: str = "",  # noqa: A002 - the port's word
         *,
         count: int = 1,
-    ) -> object:
+    ) -> bool:
         """
-        Append an entry, which stands for `count` datagrams.
+        Append an entry, which stands for `count` datagrams; say whether it is kept.
         """
 
 
@@ -73,44 +75,47 @@ class Collector:
     Tabulates what an intake has.
 
     Args:
-        tabulator: makes the tables.
         account: where the fate of datagrams is written down.
         intake: where they come from.
-        tables: where tables go, if anywhere.
-        frames: where the datagrams themselves go, if anywhere.
-        dead_letters: where those are kept that are no messages, if anywhere.
-        select: changes tables before they are kept: a filter, a choice of columns.
     """
 
-    def __init__(
+    def __init__(self, account: Account, intake: Intake) -> None:
+        self.gaps = Gaps()
+        self._account = account
+        self._intake = intake
+        self._told = dict.fromkeys(GAPS, 0)
+        self._exporters: set[str] = set()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._dead_letters: DeadLetters | None = None
+
+    def start(
         self,
         tabulator: Tabulator,
-        account: Account,
-        intake: Intake,
         *,
         tables: Output | None = None,
         frames: Output | None = None,
         dead_letters: DeadLetters | None = None,
         select: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        rates: Rates | None = None,
     ) -> None:
-        self.gaps = Gaps()
-        self._told = dict.fromkeys(GAPS, 0)
-        self.exporters: dict[str, int] = {}
-        """How many datagrams each exporter has sent."""
+        """
+        Begin to work, in a thread.
+
+        Args:
+            tabulator: makes the tables.
+            tables: where tables go, if anywhere.
+            frames: where the datagrams themselves go, if anywhere.
+            dead_letters: where those are kept that are no messages, if anywhere.
+            select: changes tables before they are kept: a filter, a choice of columns.
+            rates: how much each exporter may send.
+        """
         self._tabulator = tabulator
-        self._account = account
-        self._intake = intake
         self._tables = tables
         self._frames = frames
         self._dead_letters = dead_letters
         self._select = select
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """
-        Begin to work, in a thread.
-        """
+        self._rates = rates
         self._thread = threading.Thread(
             target=self._work, name="protoserve-collector", daemon=True
         )
@@ -125,7 +130,8 @@ class Collector:
         """
         self._stopping = True
         self._intake.close()
-        assert self._thread is not None
+        if self._thread is None:
+            return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -159,6 +165,11 @@ class Collector:
         """
         Tabulate frames and account for them.
         """
+        if self._rates is not None:
+            kept = self._rates.keep(frames, time.monotonic())
+            if kept is not None:
+                self._account.drop("rate", len(frames) - len(kept))
+                frames = kept
         try:
             made = self._tabulator.tables(frames)
         except Exception as exc:
@@ -197,8 +208,7 @@ class Collector:
             if self._frames is None and count:
                 self._account.deliver(count)
         elif tables:
-            self._tables.append("", pack_tables(tables), count=count)
-            self._account.hand_over(count)
+            self._keep(self._tables, "", pack_tables(tables), count)
         elif count:
             self._account.deliver(count)  # there is nothing in them to be stored
 
@@ -219,13 +229,13 @@ class Collector:
 
     def _know(self, frames: Frames) -> None:
         """
-        Count what each exporter sends; a flood of senders is not remembered.
+        Count exporters; a flood of senders is not remembered.
         """
-        counts = np.bincount(frames.senders, minlength=len(frames.exporters)).tolist()
-        known = self.exporters
-        for peer, number in zip(frames.exporters, counts, strict=True):
-            if peer.host in known or len(known) < _MOST_EXPORTERS:
-                known[peer.host] = known.get(peer.host, 0) + number
+        known = self._exporters
+        before = len(known)
+        if before < _MOST_EXPORTERS:
+            known.update(peer.host for peer in frames.exporters)
+            self._tell("exporters", len(known) - before)
 
     def _forward(self, frames: Frames, made: Tables) -> None:
         """
@@ -238,9 +248,24 @@ class Collector:
             for part in _in_parts(mine, frames.lengths):
                 payload = pack_frames(_picked(frames, part))
                 assert self._frames is not None
-                self._frames.append(peer.host, payload, count=len(part))
                 if self._tables is None:
-                    self._account.hand_over(len(part))
+                    self._keep(self._frames, peer.host, payload, len(part))
+                else:
+                    self._frames.append(peer.host, payload, count=len(part))
+
+    def _keep(self, output: Output, key: str, payload: Any, count: int) -> None:
+        """
+        Append an entry, and account for its datagrams.
+        """
+        try:
+            kept = output.append(key, payload, count=count)
+        except LogUnavailableError as exc:
+            kept = False
+            _rare.log(logging.ERROR, "%s", exc)
+        if kept:
+            self._account.hand_over(count)
+        else:
+            self._account.drop("sink", count)
 
 
 _MOST_EXPORTERS = 10_000

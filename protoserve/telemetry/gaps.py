@@ -47,8 +47,8 @@ class Stream:
     """Datagrams that came late."""
     restarts: int = 0
     """How often the counter began anew."""
-    _holes: deque[int] = attrs.field(factory=lambda: deque(maxlen=_RECENT))
-    """Where something is missing: the numbers expected then."""
+    _holes: deque[tuple[int, int]] = attrs.field(factory=lambda: deque(maxlen=_RECENT))
+    """Where something is missing: the number expected then, and how far it is."""
     _filled: deque[int] = attrs.field(factory=lambda: deque(maxlen=_RECENT))
 
     def follow(self, number: int, step: int, modulus: int) -> None:
@@ -62,7 +62,7 @@ class Stream:
         behind = modulus - ahead
         if ahead <= min(_FAR, modulus // 4):
             self.missing += ahead
-            self._holes.append(self.expected)
+            self._holes.append((self.expected, ahead))
             self.expected = (number + step) % modulus
         elif behind <= min(_FAR, modulus // 4):
             is_new = number not in self._filled and self._is_hole(number, modulus)
@@ -80,9 +80,9 @@ class Stream:
 
     def _is_hole(self, number: int, modulus: int) -> bool:
         """
-        Say whether something was missing not far below a number.
+        Say whether a number is one that was missing.
         """
-        return any((number - hole) % modulus <= _FAR for hole in self._holes)
+        return any((number - hole) % modulus < size for hole, size in self._holes)
 
 
 class Gaps:

@@ -66,7 +66,6 @@ class Figures:
     counted: Mapping[str, int] = attrs.field(factory=dict)
     sinks: tuple[SinkFigures, ...] = ()
     spool_bytes: int | None = None
-    exporters: Mapping[str, int] = attrs.field(factory=dict)
 
 
 class MetricsServer:
@@ -163,7 +162,9 @@ class _Collector:
                 yield counter(name, text, figures.counted[key])
         if figures.spool_bytes is not None:
             yield gauge("spool_bytes", "Bytes of the spool.", figures.spool_bytes)
-        yield gauge("exporters", "Exporters that are known.", len(figures.exporters))
+        if "exporters" in figures.counted:
+            known = figures.counted["exporters"]
+            yield gauge("exporters", "Exporters that have sent something.", known)
         if figures.sinks:
             yield from self._sinks(figures.sinks)
 

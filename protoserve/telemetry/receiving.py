@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from protoserve.account import Account
 from protoserve.batch import Batch
 from protoserve.errors import ProtocolError
 from protoserve.events import Frame
@@ -35,6 +36,8 @@ class CollectingService(Service):
         intake: where frames go.
         refuse: is told of a frame of a stream that is no message: its bytes, session and
             what is wrong with it.
+        account: where the fate of datagrams is written down.
+        lifespan: what is entered in each process that receives.
         limits: how much peers may ask for.
     """
 
@@ -43,16 +46,29 @@ class CollectingService(Service):
         protocol: Protocol,
         intake: Intake,
         refuse: Callable[[bytes, Session, Exception], object],
+        account: Account,
+        *,
+        lifespan: Callable[[Service], Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
+        self.worker = 0
+        """Which of several processes this is."""
         super().__init__(
             protocol,
             _handler(protocol, refuse),
             limits=limits,
+            lifespan=lifespan,
             on_malformed="skip",
             on_unknown="skip",
         )
         self.intake = self._queue = intake
+        self.account = account
+
+    def join(self, worker: int) -> None:
+        """
+        Be one of several processes; the lifespan sees to the account.
+        """
+        self.worker = worker
 
     def _make_gatherings(self) -> dict[type[Message], Gathering]:
         found: Any = _Passing(self)

@@ -18,6 +18,8 @@ __all__ = ["app"]
 
 _COMMANDS = (
     "run",
+    "collect",
+    "work",
     "describe",
     "load",
     "replay",

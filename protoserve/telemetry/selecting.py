@@ -1,0 +1,86 @@
+"""
+Rows and columns that are wanted, said in SQL: what follows ``where`` and ``select``.
+
+DuckDB evaluates it, straight on the Arrow tables. A column that a table does not have is
+null there: one template of an exporter has it, and another has not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from protoserve.errors import DeclarationError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Selection"]
+
+_MOST_MISSING = 64
+_UNKNOWN = re.compile(r'[Rr]eferenced column "([^"]+)" not found')
+
+
+class Selection:
+    """
+    A choice of rows and columns.
+
+    Args:
+        where: an expression of SQL that is true for wanted rows, as ``dstport = 53``.
+        columns: expressions of SQL, as ``srcaddr, dOctets * 8 as bits``.
+
+    Raises:
+        DeclarationError: it is no SQL, or DuckDB is not installed.
+    """
+
+    def __init__(self, where: str | None = None, columns: str | None = None) -> None:
+        try:
+            import duckdb
+        except ModuleNotFoundError as exc:
+            raise DeclarationError(
+                "filters need DuckDB; install it with pip install 'protoserve[duckdb]'"
+            ) from exc
+        self._duckdb: Any = duckdb
+        # Whoever starts a collector may do with its rows what they like.
+        query = f"select {columns or '*'} from t"  # noqa: S608
+        self._query = query if where is None else f"{query} where {where}"
+        self._connection = duckdb.connect()
+        self._connection.execute("set threads = 1")
+        try:
+            statements = duckdb.extract_statements(self._query)
+        except duckdb.Error as exc:
+            first = str(exc).partition("\n")[0]
+            raise DeclarationError(f"filter or select: {first}") from exc
+        if len(statements) != 1:
+            raise DeclarationError("filter or select: expected one expression of SQL")
+
+    def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+        """
+        Choose from tables; those without a row are left out.
+        """
+        chosen = {name: self._choose(table) for name, table in tables.items()}
+        return {name: table for name, table in chosen.items() if table.num_rows}
+
+    def _choose(self, table: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        for _ in range(_MOST_MISSING):
+            self._connection.register("t", table)
+            try:
+                return self._connection.sql(self._query).to_arrow_table()
+            except self._duckdb.BinderException as exc:
+                found = _UNKNOWN.search(str(exc))
+                if found is None:
+                    raise
+                missing = pa.nulls(table.num_rows, pa.int64())
+                table = table.append_column(found[1], missing)
+            finally:
+                self._connection.unregister("t")
+        raise DeclarationError("filter or select: too many columns that are not there")
+
+    def close(self) -> None:
+        """
+        Let go of DuckDB.
+        """
+        self._connection.close()

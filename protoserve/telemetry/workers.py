@@ -1,0 +1,157 @@
+"""
+A worker as a whole: from a log to a handler, to sinks, or to both.
+
+Each sink reads as a group of its own, so that a slow one holds up nobody: the group's name,
+and the sink's if there are several ways.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from protoserve.account import REASONS, Balance
+from protoserve.protocol import Protocol
+from protoserve.service import Service
+from protoserve.telemetry.delivery import Delivery
+from protoserve.telemetry.logs.base import Log
+from protoserve.telemetry.logs.registry import open_log
+from protoserve.telemetry.metrics import Figures, SinkFigures
+from protoserve.telemetry.putaside import PutAside
+from protoserve.telemetry.sinks.registry import open_sink
+from protoserve.telemetry.working import Handling, Unpacking
+
+__all__ = ["Working"]
+
+_MAX_ROWS = 50_000
+_MAX_AGE = 1.0
+
+
+class Working:
+    """
+    Handles the entries of a log until `stop` is called.
+
+    Args:
+        protocol: what the datagrams in them speak.
+        service: whose handler gets them, if any.
+        source: the log's URL.
+        group: whose share of the log it is.
+        into: the URLs of sinks.
+        folder: where templates and what is refused are kept.
+        since: from which entry (a whole number) or moment (seconds since the epoch) on
+            the group is to read.
+        drain: seconds in which everything is to end.
+
+    Raises:
+        DeclarationError: a URL makes no sense.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        service: Service | None,
+        source: str,
+        group: str,
+        *,
+        into: Sequence[str] = (),
+        folder: Path,
+        since: float | None = None,
+        drain: float = 10.0,
+    ) -> None:
+        self._log: Log = open_log(source, name=protocol.name)
+        self._drain = drain
+        self._stopping = threading.Event()
+        self._service = service
+        self._unpackings: list[Unpacking] = []
+        self._ways: list[tuple[str, Handling | Delivery]] = []
+        several = len(into) + (service is not None) > 1
+        aside = PutAside(folder / "refused")
+        self._groups: list[str] = []
+        if service is not None:
+            handling = Handling(self._log, group, service, aside)
+            self._ways.append((type(service.handler).__name__, handling))
+            self._groups.append(group)
+        for number, url in enumerate(into):
+            sink = open_sink(url)
+            name = url.partition(":")[0]
+            own = f"{group}-{name}-{number}" if several else group
+            unpack = Unpacking(protocol, folder)
+            self._unpackings.append(unpack)
+            delivery = Delivery(
+                self._log,
+                own,
+                sink,
+                unpack=unpack,
+                max_rows=sink.max_rows or _MAX_ROWS,
+                max_age=sink.max_age or _MAX_AGE,
+                aside=aside,
+            )
+            self._ways.append((name, delivery))
+            self._groups.append(own)
+        if since is not None:
+            for each in self._groups:
+                self._seek(each, since)
+
+    def _seek(self, group: str, since: float) -> None:
+        consumer = self._log.consume(group)
+        try:
+            if isinstance(since, int):
+                consumer.seek(sequence=since)
+            else:
+                consumer.seek(time=since)
+        finally:
+            consumer.close()
+
+    def run(self, on_ready: Callable[[], object] | None = None) -> None:
+        """
+        Work until `stop`.
+        """
+        for _, way in self._ways:
+            way.start()
+        if on_ready is not None:
+            on_ready()
+        while not self._stopping.wait(0.5):
+            pass
+        enders = [
+            threading.Thread(target=way.close, args=(self._drain,), daemon=True)
+            for _, way in self._ways
+        ]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join()
+        for unpacking in self._unpackings:
+            unpacking.close()
+        self._log.close()
+
+    def stop(self) -> None:
+        """
+        Ask to stop; to be called from a signal handler or any thread.
+        """
+        self._stopping.set()
+
+    def figures(self) -> Figures:
+        """
+        Give everything that is counted.
+        """
+        if self._service is not None:
+            balance = self._service.account.balance()
+        else:
+            unpack, stats = self._unpackings[0], self._ways[0][1].stats
+            unpack.settle(stats.entries)
+            dropped = dict.fromkeys(REASONS, 0) | {"malformed": unpack.refused}
+            delivered = max(0, unpack.done - unpack.refused)
+            balance = Balance(unpack.received, delivered, dropped)
+        sinks = tuple(
+            SinkFigures(
+                name=name,
+                rows=way.stats.rows,
+                lag=way.stats.lag,
+                retries=way.stats.retries,
+                refused=way.stats.refused,
+                error=way.stats.last_error,
+            )
+            for name, way in self._ways
+        )
+        return Figures(balance=balance, sinks=sinks)

@@ -1,0 +1,164 @@
+"""
+``protoserve collect --to`` and ``protoserve work``: edges, a log, and workers.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+
+import pytest
+
+from tests.service.kit import until
+from tests.telemetry.logs.cluster import nats_cluster
+from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
+from tests.telemetry.stations import reading
+
+pytest.importorskip("nats")
+pytest.importorskip("prometheus_client")
+
+UDP = ("--listen", "udp://127.0.0.1:0")
+STATIONS = "tests.telemetry.stations"
+SAMPLES = 200
+"""Records of a datagram."""
+
+
+def work(folder, log, group, *words, target=f"{STATIONS}:stations", **environment):
+    """
+    Run a worker.
+    """
+    words = ("--from", log, "--group", group, "--json", *words)
+    return command(folder, "work", target, *words, **environment)
+
+
+def send_readings(running, first, count):
+    """
+    Send datagrams of many records, as fast as the collector takes them.
+    """
+    with sender(running.port) as sock:
+        before = running.metrics()["datagrams_received_total"]
+        for start in range(0, count, 100):
+            for number in range(start, min(start + 100, count)):
+                sock.send(reading(first + number, number, volts=range(SAMPLES)))
+            running.await_metric(
+                "datagrams_received_total", before + min(start + 100, count)
+            )
+
+
+def test_the_same_handler(tmp_path):
+    """A worker gives a handler what a collector has received, with its senders."""
+    kept = tmp_path / "kept"
+    with (
+        nats_cluster(1, tmp_path) as cluster,
+        collect(tmp_path / "edge", *UDP, "--to", cluster.url) as edge,
+        work(
+            tmp_path / "worker",
+            cluster.url,
+            "keepers",
+            target=f"{STATIONS}:app",
+            KEEPER_FILE=str(kept),
+        ) as worker,
+    ):
+        send_readings(edge, 0, 300)
+        with sender(edge.port) as sock:
+            sock.send(b"no message")
+        edge.await_metric("datagrams_delivered_total", 300)
+        until(
+            lambda: kept.exists() and kept.read_text().count("\n") == 300 * SAMPLES,
+            PATIENCE,
+        )
+        assert 0 == worker.stop()
+        assert 0 == edge.stop()
+        assert (301, 301) == balanced(edge.last())
+        assert (300, 300) == balanced(worker.last())
+    lines = kept.read_text().splitlines()
+    assert {f"{number} 127.0.0.1" for number in range(300)} == set(lines)
+
+
+def test_from_the_beginning(tmp_path):
+    """A group reads all that the log has again, and stores nothing twice."""
+    with (
+        nats_cluster(1, tmp_path) as cluster,
+        collect(tmp_path / "edge", *UDP, "--to", cluster.url) as edge,
+    ):
+        send_readings(edge, 0, 50)
+        edge.await_metric("datagrams_delivered_total", 50)
+        for turn in range(2):
+            since = ("--since", "1") if turn else ()
+            into = ("--into", "sqlite:store.sqlite")
+            with work(tmp_path / "worker", cluster.url, "g", *into, *since) as worker:
+                until(lambda worker=worker: delivered(worker) == 50, PATIENCE)
+                assert 0 == worker.stop()
+            (tmp_path / "worker" / "stdout").unlink()
+        assert 50 * SAMPLES == count(tmp_path / "worker")
+
+
+def delivered(worker):
+    """
+    Say how many datagrams a worker has brought to where they go, by what it said last.
+    """
+    whole = worker.output.rpartition("\n")[0]
+    return json.loads(whole.rpartition("\n")[2])["delivered"] if whole else 0
+
+
+def count(folder):
+    """
+    Count the rows that are stored.
+    """
+    path = folder / "store.sqlite"
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as store:
+        try:
+            return store.execute("select count(*) from readings").fetchone()[0]
+        except sqlite3.OperationalError:  # no table yet
+            return 0
+
+
+EDGES, DATAGRAMS = 2, 750
+"""Two edges, 750 datagrams of 200 records each: 300,000 records."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_failover(tmp_path):
+    """No record that was acknowledged is lost, or stored twice, whoever is killed."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(nats_cluster(3, tmp_path))
+        edges = [
+            stack.enter_context(
+                collect(tmp_path / f"edge{number}", *UDP, "--to", cluster.url)
+            )
+            for number in range(EDGES)
+        ]
+        into = ("--into", f"sqlite:{tmp_path / 'store.sqlite'}?max_age=0.2")
+        log = f"{cluster.url}?ack_wait=3"
+        workers = [
+            stack.enter_context(work(tmp_path / f"worker{number}", log, "store", *into))
+            for number in range(3)
+        ]
+        for number, edge in enumerate(edges):
+            send_readings(edge, number * 10_000, DATAGRAMS // 2)
+        until(lambda: count(tmp_path) > 0, PATIENCE)
+        cluster.kill(cluster.leader("stations"))
+        os.killpg(workers[0].process.pid, signal.SIGKILL)
+        for number, edge in enumerate(edges):
+            rest = DATAGRAMS - DATAGRAMS // 2
+            send_readings(edge, number * 10_000 + DATAGRAMS // 2, rest)
+        for edge in edges:
+            until(
+                lambda edge=edge: edge.metrics()["datagrams_in_flight"] == 0,
+                2 * PATIENCE,
+            )
+            assert (DATAGRAMS, 0) == (
+                edge.metrics()["datagrams_delivered_total"],
+                sum(v for k, v in edge.metrics().items() if "dropped" in k),
+            )
+        total = EDGES * DATAGRAMS * SAMPLES
+        until(lambda: count(tmp_path) >= total, 2 * PATIENCE)
+        for each in [*workers[1:], *edges]:
+            assert 0 == each.stop()
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as store:
+        sql = "select count(*), count(distinct device * 1000 + channel) from readings"
+        assert (300_000, 300_000) == store.execute(sql).fetchone()
