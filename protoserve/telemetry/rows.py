@@ -53,19 +53,28 @@ class RowTable:
         arrays, fields = [], []
         for field in self._fields:
             values = [getattr(row, field.name) for row in rows]
-            try:
-                array = pa.array(values, field.type)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                array = _inferred(field.name, values)
+            array = _array(field, values)
             arrays.append(array)
             fields.append(field.with_type(array.type))
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
+def _array(field: pa.Field, values: list[Any]) -> pa.Array:
+    """
+    Make a column: of its type, of larger numbers, or of whatever the values are.
+    """
+    import pyarrow as pa
+
+    wider = [pa.uint64()] if field.type == pa.int64() else []
+    for kind in [field.type, *wider]:
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            continue
+    return _inferred(field.name, values)
+
+
 def _inferred(name: str, values: list[Any]) -> pa.Array:
-    """
-    Make a column of values as they are.
-    """
     found = np.empty(len(values), object)
     found[:] = values
     return table_of([Column(name, found)]).column(0).combine_chunks()

@@ -1,0 +1,107 @@
+"""
+The queue between receiving and tabulating, and the rates of exporters.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+
+from protoserve import Peer
+from protoserve.account import Account
+from protoserve.telemetry.intake import Intake
+from protoserve.telemetry.rates import Rates
+from protoserve.telemetry.tables import Frames
+from tests.service.kit import until
+
+PEER = Peer("udp", ("192.0.2.1", 1))
+OTHER = Peer("udp", ("192.0.2.2", 1))
+
+
+def taken(intake):
+    frames = intake.gather(0.0, 1 << 20, 0.0)
+    return [] if frames is None else [frames.frame(i) for i in range(len(frames))]
+
+
+def test_in_order():
+    """What was added comes out in order, with its sender and time."""
+    intake = Intake(Account())
+    intake.add(b"one", PEER, 1)
+    intake.add(b"two2", OTHER, 2)
+    intake.add(b"", PEER, 3)
+    frames = intake.gather(0.0, 1 << 20, 0.0)
+    assert [b"one", b"two2", b""] == [frames.frame(i) for i in range(3)]
+    assert [1, 2, 3] == frames.times.tolist()
+    assert [PEER, OTHER, PEER] == [frames.exporters[i] for i in frames.senders]
+    assert intake.gather(0.0, 1 << 20, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [("drop-newest", [b"aaaa", b"bbbb"]), ("drop-oldest", [b"bbbb", b"cccc"])],
+)
+def test_full(policy, left):
+    """A queue that is full drops by its policy, and what it drops is counted."""
+    account = Account()
+    intake = Intake(account, most_bytes=8, policy=policy)
+    for data in (b"aaaa", b"bbbb", b"cccc"):
+        intake.add(data, PEER, 0)
+    assert 2 == len(intake)
+    assert left == taken(intake)
+    balance = account.balance()
+    assert (3, 1, 2) == (balance.received, balance.dropped["queue"], balance.in_flight)
+
+
+def test_full_and_waiting():
+    """With the policy block, whoever adds waits until there is room."""
+    account = Account()
+    intake = Intake(account, most_bytes=4, policy="block")
+    intake.add(b"aaaa", PEER, 0)
+    adding = threading.Thread(target=intake.add, args=(b"bbbb", PEER, 0))
+    adding.start()
+    until(lambda: account.balance().received == 2)
+    assert 1 == len(intake)
+    assert [b"aaaa"] == taken(intake)
+    adding.join()
+    assert [b"bbbb"] == taken(intake)
+    assert 0 == account.balance().dropped["queue"]
+
+
+def test_closed():
+    """Nobody waits for room in a queue that is closed."""
+    account = Account()
+    intake = Intake(account, most_bytes=4, policy="block")
+    intake.add(b"aaaa", PEER, 0)
+    intake.close()
+    intake.add(b"bbbb", PEER, 0)
+    assert [b"aaaa"] == taken(intake)
+    assert 1 == account.balance().dropped["queue"]
+
+
+def test_unknown_policy():
+    """A policy that there is not is refused by name."""
+    with pytest.raises(ValueError, match=r"unknown policy 'drop' \(known: block,"):
+        Intake(Account(), policy="drop")
+
+
+def frames(senders):
+    count = len(senders)
+    return Frames(
+        np.arange(count, dtype=np.uint8),
+        np.arange(count),
+        np.ones(count, "i8"),
+        np.zeros(count, "i8"),
+        np.array(senders),
+        [PEER, OTHER],
+    )
+
+
+def test_rates():
+    """Each exporter may send so many a second; the first of them are taken."""
+    rates = Rates(3)
+    kept = rates.keep(frames([0, 1, 0, 0, 0, 1]), 0.0)
+    assert [0, 1, 2, 3, 5] == kept.starts.tolist()
+    assert [0, 1, 0, 0, 1] == kept.senders.tolist()
+    assert rates.keep(frames([1]), 0.0) is None
+    assert [] == rates.keep(frames([0, 1]), 0.1).starts.tolist()
+    assert rates.keep(frames([0, 1]), 0.5) is None
