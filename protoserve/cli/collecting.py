@@ -89,6 +89,8 @@ def collect(
         collecting.serve(lambda: _tell_addresses(collecting))
     except StartError as exc:
         raise CommandError(str(exc)) from exc
+    finally:
+        gc.unfreeze()
     return 0
 
 

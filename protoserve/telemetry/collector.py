@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -156,6 +157,7 @@ class Collector:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + _TICK
                 self._settle(self._tabulator.tick(time.time()), None)
+        self._settle(self._tabulator.tick(math.inf), None)  # nothing will come any more
         with contextlib.suppress(Exception):
             self._tabulator.close()
         if self._dead_letters is not None:

@@ -212,13 +212,11 @@ class DeclaredTabulator:
             return
 
         def column(name: str) -> NDArray[np.int64]:
-            values, is_row = batch._source.column(batch, name)
-            assert not is_row
-            return values.astype("i8")
+            return _as_numbers(batch._source.column(batch, name)[0])
 
         streams = np.zeros(len(places), "i8")
         for name in numbered.streams:
-            streams = streams * 65_599 + _as_numbers(column(name))
+            streams = streams * 65_599 + column(name)
         step = numbered.step
         steps = np.full(len(places), step) if isinstance(step, int) else column(step)
         found.sequences.append(
@@ -264,9 +262,8 @@ class DeclaredTabulator:
                         values, owners = rows.setdefault(type(row), ([], []))
                         values.append(row)
                         owners.append(place)
-                else:
-                    messages.setdefault(cls, []).append((event.header, message))
-                    origins.setdefault(cls, []).append(place)
+                messages.setdefault(cls, []).append((event.header, message))
+                origins.setdefault(cls, []).append(place)
         for cls, pairs in messages.items():
             sources = np.array(origins[cls], "i8")
             chunk = Chunk(
@@ -279,7 +276,8 @@ class DeclaredTabulator:
             )
             source = attrs.evolve(self._sources[cls], layout=None)
             batch: Batch[Any] = Batch(source, [chunk])
-            found.add(table_name(cls), batch.to_arrow(), sources)
+            if not has_rows(cls):
+                found.add(table_name(cls), batch.to_arrow(), sources)
             self._count(cls, batch, sources, found)
         for kind, (values, owners) in rows.items():
             maker = self._row_tables.get(kind)

@@ -9,11 +9,11 @@ import attrs
 import numpy as np
 import pyarrow as pa
 import pytest
-from construct import GreedyBytes, Int8ub, Int32ub
+from construct import GreedyBytes, Int8ub, Int32ub, PascalString
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protoserve import Delimited, Message, Peer, Protocol, wire
+from protoserve import Delimited, Message, Numbered, Peer, Protocol, wire
 from protoserve.telemetry.rows import RowTable
 from protoserve.telemetry.tables import Frames, column
 from protoserve.telemetry.tabulate import DeclaredTabulator, table_name, tabulator_of
@@ -124,6 +124,24 @@ def test_numbers_of_senders():
     assert [5, 9] == found.numbers.tolist()
     assert [1, 2] == found.streams.tolist()
     assert [1, 1] == found.steps.tolist()
+
+
+def test_numbers_of_those_that_say_their_rows():
+    """A message that says what its rows are is counted all the same, by text too."""
+
+    class Said(Message):
+        number: int = wire(Int8ub)
+        name: str = wire(PascalString(Int8ub, "utf-8"))
+
+        def rows(self):
+            yield Row(1, None, "", b"", MOMENT, {}, [])
+
+    said = Protocol(
+        "said", messages=Said, numbered=Numbered("number", streams=("name",))
+    )
+    (found,) = tables([bytes(Said(5, "a")), bytes(Said(6, "b"))], said).sequences
+    assert [5, 6] == found.numbers.tolist()
+    assert 2 == len(set(found.streams.tolist()))
 
 
 def test_framing_inside_of_datagrams():
