@@ -158,6 +158,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         where=options["filter"],
         select=options["select"],
         limits=limits,
+        receive_buffer=_size(options["receive_buffer"], "--receive-buffer"),
+        kernel_times=bool(options["kernel_times"]),
         queue=_size(options["queue"], "--queue"),
         when_full=options["queue_full"],
         rate=options["rate"],

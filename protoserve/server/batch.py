@@ -19,6 +19,7 @@ gives for those that no later datagram could tell of.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -52,6 +53,8 @@ _LONGEST_GATHER = 0.1
 _LOOK_AGAIN = 0.005
 _LEAST_QUEUED = 512
 """Bytes that a datagram takes up in the kernel's queue, at least."""
+_RCVBUFFORCE = 33
+"""SO_RCVBUFFORCE of Linux: as SO_RCVBUF, beyond what the system allows to anybody."""
 _MEMINFO = 55
 _MEMINFO_DROPS = struct.Struct("=32xI")
 """SO_MEMINFO of Linux, and the place of SK_MEMINFO_DROPS in it."""
@@ -269,6 +272,9 @@ class BatchMixIn(_Base):
         factor = 2 if sys.platform == "linux" else 1
         if self.socket.getsockopt(*option) < size * factor:
             self.socket.setsockopt(*option, size)
+        if sys.platform == "linux" and self.socket.getsockopt(*option) < size * factor:
+            with contextlib.suppress(OSError):  # it takes a privilege
+                self.socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, size)
         granted = self.socket.getsockopt(*option) // factor
         if granted < size:
             _rare.log(

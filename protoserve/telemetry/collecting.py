@@ -80,6 +80,10 @@ class Settings:
     select: str | None = None
     """Which columns are wanted, as expressions of SQL."""
     limits: Limits = attrs.field(factory=Limits)
+    receive_buffer: int = 4 << 20
+    """Bytes of the kernel's queue to ask for, for each socket."""
+    kernel_times: bool = False
+    """Whether the kernel says when each datagram came, to the nanosecond."""
     queue: int = 64 << 20
     """Bytes of datagrams that may wait to be tabulated."""
     when_full: str = "block"
@@ -323,6 +327,8 @@ class Collecting:
         self.runner.bind()
         for server in self.runner.datagram_servers():
             server.gather = _GATHER
+            server.timestamps = self.settings.kernel_times
+            server.receive_buffer = self.settings.receive_buffer
 
     def _all_folders(self) -> list[Path]:
         """

@@ -103,6 +103,19 @@ def collect(
             help="What happens when it is full.",
         ),
     ] = "drop-oldest",
+    receive_buffer: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE", help="How much the kernel is to hold for each socket."
+        ),
+    ] = "4MiB",
+    kernel_times: Annotated[
+        bool,
+        typer.Option(
+            "--kernel-times",
+            help="Have the kernel say when each datagram came; it costs some speed.",
+        ),
+    ] = False,
     queue: Annotated[
         str,
         typer.Option(metavar="SIZE", help="How much may wait in memory to be decoded."),
@@ -153,6 +166,8 @@ def collect(
         "spool": spool,
         "spool_size": spool_size,
         "spool_full": spool_full,
+        "receive_buffer": receive_buffer,
+        "kernel_times": kernel_times,
         "queue": queue,
         "queue_full": queue_full,
         "rate": rate,
