@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Selection"]
 
 _MOST_MISSING = 64
-_UNKNOWN = re.compile(r'[Rr]eferenced column "([^"]+)" not found')
+_UNKNOWN = re.compile(r'column "([^"]+)" not found')
 
 
 class Selection:

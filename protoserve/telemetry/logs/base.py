@@ -39,6 +39,9 @@ class Entry:
     time: float
     """When it was appended: seconds since the epoch."""
     payload: bytes
+    """What was appended, as one piece."""
+    count: int = 1
+    """How many datagrams it stands for; 1 where the log keeps no such number."""
 
 
 class Consumer(Protocol):
@@ -80,7 +83,7 @@ class Log(Protocol):
     A log. Any thread may use it.
     """
 
-    def append(self, key: str, payload: bytes, id: str) -> None:  # noqa: A002 - the port's word
+    def append(self, key: str, payload: bytes, id: str) -> object:  # noqa: A002 - the port's word
         """
         Append an entry; it is safe when `flush` has returned.
 
