@@ -145,7 +145,7 @@ class _Outlets:
             spools, log = self._readers(DATAGRAMS)
             to, name = settings.to, settings.protocol.name
             forwarding = Forwarding(
-                log, _without_secrets(to), lambda: open_log(to, name=name)
+                log, _without_secrets(to), lambda: open_log(to, name=name), aside
             )
             self._ways.append((forwarding, spools))
         for way, _ in self._ways:

@@ -7,14 +7,13 @@ moment at which its fate is known: dropped with a reason, or handed over to the 
 a tabulator holds back is in flight until it is released, or given up.
 
 With somewhere to forward to, the datagrams that are good are also kept as they came, those
-of one exporter together, so that other machines can do with them what was done here.
+of one exporter together, so that other machines can do with them what was done here. In
+front stand those that they refer to, as templates, so that an entry can be read by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -157,9 +156,7 @@ class Collector:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + _TICK
                 self._settle(self._tabulator.tick(time.time()), None)
-        self._settle(self._tabulator.tick(math.inf), None)  # nothing will come any more
-        with contextlib.suppress(Exception):
-            self._tabulator.close()
+        self._settle(self._tabulator.close(), None)
         if self._dead_letters is not None:
             self._dead_letters.close()
 
@@ -247,8 +244,9 @@ class Collector:
         good[[refused.index for refused in made.refused]] = False
         for place, peer in enumerate(frames.exporters):
             mine = np.flatnonzero(good & (frames.senders == place))
+            before = self._tabulator.preface(peer) if len(mine) else ()
             for part in _in_parts(mine, frames.lengths):
-                payload = pack_frames(_picked(frames, part))
+                payload = pack_frames(_picked(frames, part, before))
                 assert self._frames is not None
                 if self._tables is None:
                     self._keep(self._frames, peer.host, payload, len(part))
@@ -287,21 +285,25 @@ def _in_parts(
     return np.split(places, np.flatnonzero(np.diff(parts)) + 1)
 
 
-def _picked(frames: Frames, places: NDArray[np.int64]) -> Frames:
+def _picked(
+    frames: Frames, places: NDArray[np.int64], before: Sequence[bytes]
+) -> Frames:
     """
-    Pick frames of one sender.
+    Pick frames of one sender, behind those that they refer to, which have no time.
     """
     starts, lengths = frames.starts[places], frames.lengths[places]
-    pieces = [
+    pieces = [np.frombuffer(data, np.uint8) for data in before]
+    pieces += [
         frames.data[start : start + length]
         for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
     ]
+    sizes = np.array([len(piece) for piece in pieces], "i8")
     peer = frames.exporters[int(frames.senders[places[0]])]
     return Frames(
         np.concatenate(pieces),
-        np.cumsum(lengths) - lengths,
-        lengths,
-        frames.times[places],
-        np.zeros(len(places), "i8"),
+        np.cumsum(sizes) - sizes,
+        sizes,
+        np.concatenate([np.zeros(len(before), "i8"), frames.times[places]]),
+        np.zeros(len(pieces), "i8"),
         [peer],
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from protoserve.rarelog import RareLog
 from protoserve.telemetry.delivery import DeliveryStats
 from protoserve.telemetry.logs.base import Entry, Log, LogUnavailableError
+from protoserve.telemetry.logs.window import EntryTooLargeError
 
 __all__ = ["Forwarding"]
 
@@ -36,14 +37,23 @@ class Forwarding:
         log: where entries come from.
         group: as which group they are read.
         open_target: opens the log to which they go.
+        aside: where entries are kept that are too large for it.
     """
 
-    def __init__(self, log: Log, group: str, open_target: Callable[[], Log]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        group: str,
+        open_target: Callable[[], Log],
+        aside: PutAside | None = None,
+    ) -> None:
         self.group = group
         self.stats = DeliveryStats()
         self._log = log
         self._open_target = open_target
         self._target: Log | None = None
+        self._aside = aside
+        self._too_large: set[str] = set()
         self._rare = RareLog(logger, 60.0)
         self._closing = threading.Event()
         self._deadline = 0.0
@@ -104,7 +114,7 @@ class Forwarding:
                 if self._target is None:
                     self._target = self._open_target()
                 for entry in entries:
-                    self._target.append(entry.key, entry.payload, entry.id)
+                    self._append(self._target, entry)
                 self._target.flush()
             except LogUnavailableError as error:
                 self.stats.retries += 1
@@ -112,6 +122,7 @@ class Forwarding:
                 text = "%s: %s; it is tried again"
                 self._rare.log(logging.WARNING, text, self.group, error)
             else:
+                self._too_large.clear()
                 return True
             if self._closing.is_set():
                 left = self._deadline - time.monotonic()
@@ -121,6 +132,23 @@ class Forwarding:
             else:
                 self._closing.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _append(self, target: Log, entry: Entry) -> None:
+        """
+        Append an entry; one that the log never takes is put aside.
+        """
+        try:
+            target.append(entry.key, entry.payload, entry.id)
+        except EntryTooLargeError as error:
+            if entry.id in self._too_large:
+                return  # it was put aside when the others were tried before
+            self._too_large.add(entry.id)
+            self.stats.refused += 1
+            self.stats.dropped += entry.count
+            self.stats.last_error = str(error)
+            self._rare.log(logging.ERROR, "%s: %s", self.group, error, kind="large")
+            if self._aside is not None:
+                self._aside.put(entry.id, entry.payload, str(error))
 
     def _let_go(self) -> None:
         target, self._target = self._target, None

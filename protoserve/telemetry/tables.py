@@ -153,9 +153,14 @@ class Tabulator(Protocol):
         Give up what has waited too long; `now` is seconds since the epoch.
         """
 
-    def close(self) -> None:
+    def preface(self, peer: Peer) -> Sequence[bytes]:
         """
-        Keep what is to be known the next time.
+        Give frames that tell whoever begins now what a sender's frames refer to.
+        """
+
+    def close(self) -> Tables:
+        """
+        Give up all that waits, and keep what is to be known the next time.
         """
 
 

@@ -14,7 +14,7 @@ taken apart from them, so that the short ones need no room for what they do not 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -154,11 +154,19 @@ class DeclaredTabulator:
         del now
         return Tables()
 
-    def close(self) -> None:
+    def preface(self, peer: Peer) -> Sequence[bytes]:
         """
-        Nothing is kept.
+        Each frame can be read by itself.
+        """
+        del peer
+        return ()
+
+    def close(self) -> Tables:
+        """
+        Nothing waits, and nothing is kept.
         """
         self._sessions.clear()
+        return Tables()
 
     # By columns ------------------------------------------------------------
 

@@ -3,7 +3,8 @@ The far end of a log: what one machine has received, handled by another.
 
 Each entry holds datagrams of one exporter as they came, with times and addresses. They go
 through a service as if a server had just received them, so a handler needs not know where
-it runs; or they are tabulated, for sinks. An entry is acknowledged when all of it has been
+it runs; or they are tabulated, for sinks. Templates that they refer to stand in front of
+them, without a time; a handler that looks at templates sees them again. An entry is acknowledged when all of it has been
 dealt with, so whatever a worker leaves undone is given to another one.
 
 Answers go nowhere: whoever asked does not wait any more.
@@ -20,6 +21,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from protoserve.protocol import Protocol
 from protoserve.rarelog import RareLog
@@ -66,9 +69,10 @@ class Unpacking:
         """
         frames = unpack_frames(payload)
         made = self._tabulator.tables(frames)
-        self.received += len(frames)
+        count = int(np.count_nonzero(frames.times))
+        self.received += count
         self.refused += len(made.refused)
-        self._counts.append(len(frames))
+        self._counts.append(count)
         for refused in made.refused:
             text = "a datagram is %s: %s"
             self._rare.log(logging.WARNING, text, refused.reason, refused.error)
@@ -183,7 +187,7 @@ class Handling:
             self._rare.log(logging.ERROR, "entry %s: %s", entry.id, error)
             return
         side.batch(FramesBlock(frames))
-        self.stats.delivered += len(frames)
+        self.stats.delivered += int(np.count_nonzero(frames.times))
 
 
 class _NoServer:

@@ -7,9 +7,12 @@ import json
 import os
 import signal
 import sqlite3
+import struct
 
 import pytest
 
+from protocols.netflow.prefacing import template_datagrams
+from protocols.netflow.templates import Template
 from tests.service.kit import until
 from tests.telemetry.logs.cluster import nats_cluster
 from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
@@ -114,6 +117,31 @@ def count(folder):
             return store.execute("select count(*) from readings").fetchone()[0]
         except sqlite3.OperationalError:  # no table yet
             return 0
+
+
+def test_templates_go_along(tmp_path):
+    """A worker that has never seen an exporter's templates can read its flows."""
+    template = Template.of(256, [(8, 4), (12, 4), (1, 4)], version=9)
+    address = {"sourceIPv4Address": "192.0.2.1", "destinationIPv4Address": "192.0.2.2"}
+    body = template.encode([{**address, "octetDeltaCount": 7}])
+    (templates,) = template_datagrams([(5, template)], 0.0)
+    flows = struct.pack(">HHIIIIHH", 9, 1, 0, 0, 1, 5, 256, 4 + len(body)) + body
+    netflow = "protocols.netflow:netflow"
+    with (
+        nats_cluster(1, tmp_path) as cluster,
+        collect(tmp_path / "edge", *UDP, "--to", cluster.url, protocol=netflow) as edge,
+        sender(edge.port) as sock,
+    ):
+        sock.send(templates)
+        edge.await_metric("datagrams_delivered_total", 1)
+        sock.send(flows)
+        edge.await_metric("datagrams_delivered_total", 2)
+        words = ("--into", "jsonl:flows.jsonl", "--since", "2")
+        with work(tmp_path / "w", cluster.url, "g", *words, target=netflow) as worker:
+            until(lambda: delivered(worker) == 1, PATIENCE)
+            assert 0 == worker.stop()
+    (line,) = (tmp_path / "w" / "flows.jsonl").read_text().splitlines()
+    assert {**address, "octetDeltaCount": 7}.items() <= json.loads(line).items()
 
 
 EDGES, DATAGRAMS = 2, 750

@@ -1,0 +1,329 @@
+"""
+The templates that exporters have sent: bounded, expiring, and safe from strangers.
+
+Anyone can send templates from as many made-up addresses as they like. So an exporter is
+on probation until a template of its comes a second time, a while later; strangers then
+push out each other, but none that is proven. A proven exporter gives its place up when
+all its templates have expired, and only then. Those on the allow-list are proven from
+the start.
+
+How much is kept is bounded three ways: exporters, templates of each, and bytes. A
+template expires when it was not sent again for a while, as UDP asks for (RFC 7011
+section 8.4). A collector has to be more patient than exporters are slow, by three times:
+the default is thrice the half hour that Cisco's routers take by theirs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import attrs
+
+from protocols.netflow.store import TemplateStore
+from protocols.netflow.templates import Template, Withdrawal
+
+__all__ = ["Exporter", "TemplateCache", "TemplateLimits", "template_key"]
+
+_PAUSE = 1.0
+"""Seconds between two writings of what has changed."""
+_OVERHEAD = 250
+"""Bytes that a template takes beyond its specifiers, about."""
+
+
+@attrs.frozen(kw_only=True)
+class TemplateLimits:
+    """
+    How much is kept of what exporters have sent.
+    """
+
+    exporters: int = 10_000
+    """Addresses that are proven, and as many on probation."""
+    templates: int = 256
+    """Templates of each exporter, over all its domains."""
+    size: int = 64 << 20
+    """Bytes of the templates of all that are proven, and as many on probation."""
+    lifetime: float = 5400.0
+    """Seconds after which a template that was not sent again is forgotten."""
+    probation: float = 1.0
+    """Seconds after which an exporter that sends a template again is proven."""
+    allowed: Collection[str] = ()
+    """Addresses that need not prove themselves."""
+
+
+@attrs.define
+class _Known:
+    template: Template
+    since: float
+    seen: float
+
+
+@attrs.define(eq=False)
+class Exporter:
+    """
+    What one exporter has sent. Keys are version, domain and template id in one number.
+    """
+
+    templates: OrderedDict[int, _Known] = attrs.field(factory=OrderedDict)
+    size: int = 0
+    stored: float = 0.0
+    """When it was put into the store."""
+
+
+def template_key(version: int, domain: int, number: int) -> int:
+    """
+    Make the number by which an exporter's template is found.
+    """
+    return version << 48 | domain << 16 | number
+
+
+@attrs.define(eq=False)
+class _Ring:
+    """
+    Exporters, the one that was heard of longest ago first.
+    """
+
+    most: int
+    most_bytes: int
+    exporters: OrderedDict[str, Exporter] = attrs.field(factory=OrderedDict)
+    size: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.exporters) > self.most or self.size > self.most_bytes
+
+    def pop(self, host: str) -> Exporter | None:
+        exporter = self.exporters.pop(host, None)
+        if exporter is not None:
+            self.size -= exporter.size
+        return exporter
+
+    def put(self, host: str, exporter: Exporter) -> None:
+        self.exporters[host] = exporter
+        self.size += exporter.size
+
+
+class TemplateCache:
+    """
+    The templates of all exporters.
+
+    Args:
+        limits: how much is kept.
+        folder: where it is kept across restarts; `None`: nowhere.
+    """
+
+    def __init__(self, limits: TemplateLimits, folder: Path | None = None) -> None:
+        self._limits = limits
+        self._allowed = frozenset(limits.allowed)
+        self._proven = _Ring(limits.exporters, limits.size)
+        self._strangers = _Ring(limits.exporters, limits.size)
+        self._store = None if folder is None else TemplateStore(folder)
+        self._saved = 0.0
+        self._changed: set[str] = set()
+        """Exporters that the store has to be told of."""
+        if self._store is not None:
+            self._load(self._store)
+
+    def __len__(self) -> int:
+        return len(self._proven.exporters) + len(self._strangers.exporters)
+
+    @property
+    def proven(self) -> Collection[str]:
+        """
+        Exporters that strangers do not push out.
+        """
+        return self._proven.exporters.keys()
+
+    def find(self, host: str, key: int, now: float) -> Template | None:
+        """
+        Give a template, if it is known and has not expired.
+        """
+        exporter = self._proven.exporters.get(host)
+        if exporter is None:
+            exporter = self._strangers.exporters.get(host)
+        known = None if exporter is None else exporter.templates.get(key)
+        if known is None or now - known.seen > self._limits.lifetime:
+            return None
+        return known.template
+
+    def known(self, host: str, now: float) -> list[tuple[int, Template]]:
+        """
+        Give all templates of an exporter that have not expired, with their domains.
+        """
+        exporter = self._proven.exporters.get(host)
+        if exporter is None:
+            exporter = self._strangers.exporters.get(host)
+        if exporter is None:
+            return []
+        return [
+            (key >> 16 & 0xFFFFFFFF, known.template)
+            for key, known in exporter.templates.items()
+            if now - known.seen <= self._limits.lifetime
+        ]
+
+    def learn(self, host: str, domain: int, template: Template, now: float) -> bool:
+        """
+        Take note of a template.
+
+        Returns:
+            Whether it is other than what was known.
+        """
+        ring, exporter = self._place(host)
+        ring.exporters.move_to_end(host)
+        key = template_key(template.version, domain, template.id)
+        known = exporter.templates.get(key)
+        if known is not None and known.template == template:
+            is_new = now - known.seen > self._limits.lifetime
+            known.seen = now
+            exporter.templates.move_to_end(key)
+            if ring is self._strangers and now - known.since >= self._limits.probation:
+                self._prove(host, now)
+            if now - exporter.stored > self._limits.lifetime / 4:
+                self._changed.add(host)
+            return is_new
+        self._forget(ring, exporter, key)
+        self._add(ring, exporter, key, _Known(template, now, now))
+        while len(exporter.templates) > self._limits.templates or (
+            ring is self._proven and ring.size > ring.most_bytes
+        ):
+            self._forget(ring, exporter, next(iter(exporter.templates)))
+        self._changed.add(host)
+        while ring is self._strangers and ring.is_over:
+            gone = next(iter(ring.exporters))
+            ring.pop(gone)
+            self._changed.add(gone)
+        return True
+
+    def withdraw(
+        self, host: str, version: int, domain: int, withdrawal: Withdrawal
+    ) -> list[Template]:
+        """
+        Forget what an exporter takes back, and give it.
+        """
+        ring = self._proven if host in self._proven.exporters else self._strangers
+        exporter = ring.exporters.get(host)
+        if exporter is None:
+            return []
+        first = template_key(version, domain, 0)
+        gone = [
+            key
+            for key, known in exporter.templates.items()
+            if 0 <= key - first < 1 << 16
+            and withdrawal.id in (None, known.template.id)
+            and (withdrawal.id or withdrawal.is_options == _is_options(known.template))
+        ]
+        templates = [exporter.templates[key].template for key in gone]
+        for key in gone:
+            self._forget(ring, exporter, key)
+        if gone:
+            self._changed.add(host)
+        return templates
+
+    def tick(self, now: float) -> None:
+        """
+        Forget what has expired, and tell the store what has changed.
+        """
+        oldest = now - self._limits.lifetime
+        for ring in (self._strangers, self._proven):
+            for host in self._silent(ring, oldest):
+                ring.pop(host)
+                self._changed.add(host)
+        if abs(now - self._saved) >= _PAUSE:
+            self._save(now)
+
+    def close(self, now: float) -> None:
+        """
+        Tell the store what has changed, and leave it.
+        """
+        self._save(now)
+        if self._store is not None:
+            self._store.close()
+
+    def _silent(self, ring: _Ring, oldest: float) -> list[str]:
+        # They are in the order in which they were heard of.
+        gone = []
+        for host, exporter in ring.exporters.items():
+            last = next(reversed(exporter.templates.values()), None)
+            if last is not None and last.seen >= oldest:
+                break
+            gone.append(host)
+        return gone
+
+    def _place(self, host: str) -> tuple[_Ring, Exporter]:
+        for ring in (self._proven, self._strangers):
+            exporter = ring.exporters.get(host)
+            if exporter is not None:
+                return ring, exporter
+        ring = self._proven if host in self._allowed else self._strangers
+        exporter = Exporter()
+        ring.put(host, exporter)
+        return ring, exporter
+
+    def _prove(self, host: str, now: float) -> None:
+        """
+        Let an exporter among the proven ones, if there is room for it.
+        """
+        ring, exporter = self._proven, self._strangers.exporters[host]
+        room = len(ring.exporters) < ring.most
+        if not room:
+            silent = next(iter(ring.exporters))
+            room = silent in self._silent(ring, now - self._limits.lifetime)
+            if room:
+                ring.pop(silent)
+                self._changed.add(silent)
+        if room and ring.size + exporter.size <= ring.most_bytes:
+            self._strangers.pop(host)
+            ring.put(host, exporter)
+            self._changed.add(host)
+
+    def _add(self, ring: _Ring, exporter: Exporter, key: int, known: _Known) -> None:
+        size = _OVERHEAD + len(known.template.specifiers)
+        exporter.templates[key] = known
+        exporter.size += size
+        ring.size += size
+
+    def _forget(self, ring: _Ring, exporter: Exporter, key: int) -> None:
+        known = exporter.templates.pop(key, None)
+        if known is not None:
+            size = _OVERHEAD + len(known.template.specifiers)
+            exporter.size -= size
+            ring.size -= size
+
+    # The store -------------------------------------------------------------
+
+    def _load(self, store: TemplateStore) -> None:
+        for row in store.load():
+            ring = self._proven if row.is_proven else self._strangers
+            if ring.is_over:
+                continue
+            if row.host not in ring.exporters:
+                ring.put(row.host, Exporter(stored=row.seen))
+            exporter = ring.exporters[row.host]
+            key = template_key(row.template.version, row.domain, row.template.id)
+            self._add(ring, exporter, key, _Known(row.template, row.since, row.seen))
+
+    def _save(self, now: float) -> None:
+        if self._store is None or not self._changed:
+            return
+        self._saved = now
+        if self._store.save({host: self._rows(host, now) for host in self._changed}):
+            self._changed.clear()
+        elif len(self._changed) > 4 * self._limits.exporters:
+            self._changed.intersection_update(self._proven.exporters)
+
+    def _rows(self, host: str, now: float) -> Iterator[tuple[object, ...]]:
+        is_proven = host in self._proven.exporters
+        ring = self._proven if is_proven else self._strangers
+        exporter = ring.exporters.get(host)
+        if exporter is None:
+            return
+        exporter.stored = now
+        for key, known in exporter.templates.items():
+            domain = key >> 16 & 0xFFFFFFFF
+            row = TemplateStore.row(domain, known.template, known.since, known.seen)
+            yield (host, is_proven, *row)
+
+
+def _is_options(template: Template) -> bool:
+    return template.scopes is not None
