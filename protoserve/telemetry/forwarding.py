@@ -17,6 +17,7 @@ from protoserve.rarelog import RareLog
 from protoserve.telemetry.delivery import DeliveryStats
 from protoserve.telemetry.logs.base import Entry, Log, LogUnavailableError
 from protoserve.telemetry.logs.window import EntryTooLargeError
+from protoserve.telemetry.putaside import PutAside
 
 __all__ = ["Forwarding"]
 
