@@ -242,6 +242,10 @@ class Annotated:
         """
 
 
+_NOTHING: tuple[Any, ...] = (None, [], {}, "")
+"""Values that a line has no room for."""
+
+
 def summary(message: Any, most: int) -> str:
     """
     Write a message's fields on one line; what follows from others is left out.
@@ -251,7 +255,7 @@ def summary(message: Any, most: int) -> str:
     parts = []
     left = most
     for name, value in plain.items():
-        if name in computed or value in (None, [], ""):
+        if name in computed or value in _NOTHING:
             continue
         part = f"{name}={_compact(value)}"
         parts.append(part)
@@ -264,7 +268,8 @@ def summary(message: Any, most: int) -> str:
 
 def _compact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + " ".join(f"{k}={_compact(v)}" for k, v in value.items()) + "}"
+        said = {k: v for k, v in value.items() if v not in _NOTHING}
+        return "{" + " ".join(f"{k}={_compact(v)}" for k, v in said.items()) + "}"
     if isinstance(value, list):
         more = f" … {len(value) - 32} more" if len(value) > 32 else ""
         return "[" + " ".join(map(_compact, value[:32])) + more + "]"

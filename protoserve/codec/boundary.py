@@ -64,14 +64,15 @@ def _malformed(fault: Fault, data: bytes) -> MalformedMessageError:
         fault.expected,
         fault.found,
         hexdump(data, fault.offset) if data else "",
-        _guess(data, fault.offset),
+        _guess(data, fault),
     )
 
 
-def _guess(data: bytes, offset: int) -> str | None:
+def _guess(data: bytes, fault: Fault) -> str | None:
     look = guess(data)
     # A text field in a binary message is no wonder; one at its start is.
-    return None if look == "text" and offset >= 16 else look
+    expected = fault.offset >= 16 or fault.is_told
+    return None if look == "text" and expected else look
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 import construct
 from construct import core
 
+from protoserve.errors import MalformedMessageError
+
 __all__ = ["Fault", "build_fault", "describe", "parse_fault", "plural"]
 
 
@@ -29,6 +31,8 @@ class Fault(construct.ConstructError):  # type: ignore[misc] # construct is unty
         self.offset = offset
         self.expected = expected
         self.found = found
+        self.is_told = False
+        """Whether a construct itself has told the place: it knows what its bytes are."""
 
 
 def plural(count: int, noun: str) -> str:
@@ -173,6 +177,10 @@ def parse_fault(
         start: where in the stream it started.
         path: the field's path.
     """
+    if isinstance(exc, MalformedMessageError):
+        told = Fault(exc.path, exc.offset, exc.expected, exc.found)
+        told.is_told = True
+        return told
     if isinstance(exc, construct.StreamError | construct.FormatFieldError):
         needed = _size(subcon)
         left = _left(stream, start)

@@ -146,6 +146,10 @@ def by_type(kind: Any, plain: Any, path: str, message: _Message) -> tuple[bool, 
             return True, kind(plain) if member is None else member
         except ValueError:
             raise Unfit(path, f"a {kind.__name__}", shown(plain)) from None
+    if kind is types.NoneType:
+        if plain is None:
+            return True, None
+        raise Unfit(path, "null", shown(plain))
     if kind is bytes:
         return True, as_bytes(plain, path)
     if kind is str:

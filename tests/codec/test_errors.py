@@ -379,3 +379,29 @@ def test_hexdump():
 def test_guesses(data, noun):
     """What people send by mistake."""
     assert noun == guess(data)
+
+
+class Word(c.Construct):
+    """A Construct class of one's own that tells the place itself."""
+
+    def _parse(self, stream, context, path):
+        start = stream.tell()
+        data = stream.read()
+        if b" " in data:
+            at = start + data.index(b" ")
+            raise MalformedMessageError(f"{path}.blank", at, "a letter", "a blank")
+        return data
+
+
+def test_a_construct_tells_the_place_itself(codec):
+    """What a construct says of a place inside of its bytes is not changed."""
+    error = refused(codec, one(Word()), b"\x00\x00ab c")
+    assert "Holder.field.blank" == error.path
+    assert (4, "a letter", "a blank") == (error.offset, error.expected, error.found)
+    assert error.excerpt
+
+
+def test_text_is_no_wonder_to_who_reads_it(codec):
+    """A construct that tells the place itself knows that its bytes are text."""
+    assert refused(codec, one(Word()), b"abcd efgh").guess is None
+    assert "text" == refused(codec, one(c.Int16ub), b"abcd efgh").guess
