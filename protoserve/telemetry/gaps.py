@@ -24,7 +24,7 @@ from protoserve.telemetry.tables import Sequences
 
 __all__ = ["Gaps", "Stream"]
 
-_MOST_STREAMS = 100_000
+_MOST_STREAMS = 50_000
 _FAR = 100_000
 """A difference beyond which a counter has begun anew."""
 _RECENT = 64
@@ -47,9 +47,10 @@ class Stream:
     """Datagrams that came late."""
     restarts: int = 0
     """How often the counter began anew."""
-    _holes: deque[tuple[int, int]] = attrs.field(factory=lambda: deque(maxlen=_RECENT))
+    _holes: deque[tuple[int, int]] | None = None
     """Where something is missing: the number expected then, and how far it is."""
-    _filled: deque[int] = attrs.field(factory=lambda: deque(maxlen=_RECENT))
+    _filled: deque[int] | None = None
+    """Numbers that came late. Both are made when they are needed: seldom."""
 
     def follow(self, number: int, step: int, modulus: int) -> None:
         """
@@ -62,9 +63,11 @@ class Stream:
         behind = modulus - ahead
         if ahead <= min(_FAR, modulus // 4):
             self.missing += ahead
+            self._holes = self._holes or deque(maxlen=_RECENT)
             self._holes.append((self.expected, ahead))
             self.expected = (number + step) % modulus
         elif behind <= min(_FAR, modulus // 4):
+            self._filled = self._filled or deque(maxlen=_RECENT)
             is_new = number not in self._filled and self._is_hole(number, modulus)
             self._filled.append(number)
             if is_new:
@@ -74,15 +77,15 @@ class Stream:
                 self.duplicates += 1
         else:
             self.restarts += 1
-            self._holes.clear()
-            self._filled.clear()
+            self._holes = self._filled = None
             self.expected = (number + step) % modulus
 
     def _is_hole(self, number: int, modulus: int) -> bool:
         """
         Say whether a number is one that was missing.
         """
-        return any((number - hole) % modulus < size for hole, size in self._holes)
+        holes = self._holes or ()
+        return any((number - hole) % modulus < size for hole, size in holes)
 
 
 class Gaps:

@@ -35,7 +35,7 @@ __all__ = ["POLICIES", "Intake"]
 POLICIES = ("block", "drop-newest", "drop-oldest")
 """What happens when a queue is full."""
 
-_MOST_PEERS = 65_536
+_MOST_PEERS = 16_384
 """Senders that are remembered."""
 _LOOK_AGAIN = 0.1
 _WASTE = 2
