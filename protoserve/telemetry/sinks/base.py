@@ -39,6 +39,10 @@ class Sink:
 
     url: str
     """What it was asked for by."""
+    max_rows: int | None = None
+    """How many rows it wants at a time, if it was told: ``?max_rows=``."""
+    max_age: float | None = None
+    """How long rows may wait for others, in seconds, likewise: ``?max_age=``."""
 
     def open(self) -> None:
         """
