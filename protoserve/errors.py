@@ -250,6 +250,8 @@ class ErrorResponse(RemoteProtocolError):  # noqa: N818 - the name is public
         super().__init__(response)
         self.response = response
         """The message that came."""
+        self.frame: Any = None
+        """The `Frame` that it came in."""
 
     def __str__(self) -> str:
         return f"the peer answered {self.response!r}"

@@ -145,7 +145,10 @@ class Entry:
             JournalError: it is something else.
         """
         try:
-            plain = json.loads(line)
+            # Given bytes, it would guess an encoding, and tell of that.
+            plain = json.loads(line if isinstance(line, str) else line.decode())
+        except UnicodeDecodeError as exc:
+            raise JournalError("it is no text in UTF-8") from exc
         except (ValueError, RecursionError) as exc:
             raise JournalError(f"it is no JSON: {exc}") from exc
         known = {field.name for field in attrs.fields(cls)}

@@ -128,9 +128,12 @@ class Peer:
     @property
     def host(self) -> str:
         """
-        The peer's host, or its path.
+        The peer's host, or its path; a name that only the kernel knows begins with @.
         """
-        return str(self.address[0] if isinstance(self.address, tuple) else self.address)
+        address = self.address
+        if isinstance(address, bytes):  # of Linux's abstract Unix sockets
+            return address.decode("utf-8", "backslashreplace").replace("\0", "@")
+        return str(address[0] if isinstance(address, tuple) else address)
 
     @property
     def port(self) -> int | None:

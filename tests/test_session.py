@@ -637,6 +637,7 @@ def test_descriptions():
     assert "udp://[::1]:53" == str(Peer("udp", ("::1", 53, 0, 0)))
     assert "unix:///tmp/x" == str(Peer("unix", "/tmp/x"))
     assert "unixgram://(unnamed)" == str(Peer("unixgram", ""))
+    assert "unixgram://@0001f" == str(Peer("unixgram", b"\x000001f"))
     assert ("::1", 53) == (Peer("udp", ("::1", 53)).host, Peer("udp", ("::1", 53)).port)
     peer = Peer("tcp", ("127.0.0.1", 80))
     shown = repr(Session(protocol(), Role.CLIENT, peer))

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from protoserve.captures.decoded import direction_of
 from protoserve.cli.connecting import Failed, TlsFiles, client_for, told
 from protoserve.cli.logs import tell
 from protoserve.cli.requests import Outgoing, outgoing
 from protoserve.cli.shown import as_entry, console_for, tree, write_entry
 from protoserve.cli.targets import CommandError, load
 from protoserve.errors import ErrorResponse, RemoteProtocolError
+from protoserve.events import MessageReceived
 from protoserve.protocol import Direction, Protocol
+from protoserve.session import Role, Session
 from protoserve.urls import Address
 
 if TYPE_CHECKING:
@@ -98,8 +101,7 @@ def ask(
             answer = client.ask(request.message, header=request.header, timeout=timeout)
             message, header, raw = answer.message, answer.header, answer.frame.data
         except ErrorResponse as exc:
-            message, header = exc.response, exc.header
-            raw = client.protocol.build(message, Direction.RESPONSE, header=header)
+            message, header, raw = exc.response, exc.header, exc.frame.data
         except RemoteProtocolError as exc:
             if not as_json:
                 raise
@@ -159,10 +161,11 @@ def send(
     data: str | None,
     header: Sequence[str],
     timeout: float,
+    as_json: bool,
     tls: TlsFiles,
 ) -> None:
     """
-    Send one message and wait for nothing.
+    Send one message and wait for nothing; with `as_json`, show what was sent.
 
     Raises:
         CommandError: it could not start.
@@ -173,9 +176,38 @@ def send(
     client = client_for(protocol, url, timeout=timeout, tls=tls)
     try:
         with told(url):
-            client.send(message.message, header=message.header)
+            sent = client.transmit(message.message, header=message.header)
     except Failed as exc:
         tell(str(exc))
         raise typer.Exit(1) from exc
     finally:
         client.close()
+    if as_json:
+        write_entry(_sent_entry(protocol, url, sent))
+
+
+def _sent_entry(protocol: Protocol, url: str, sent: bytes) -> dict[str, Any]:
+    """
+    Give what was sent in terms of JSON, as whoever receives it sees it.
+    """
+    address = Address.parse(url)
+    session = Session(protocol, Role.SERVER, stream=address.is_stream)
+    session.phase = None  # the states before it are the other side's to judge
+    session.receive_data(sent)
+    event = session.next_event()
+    found = event if isinstance(event, MessageReceived) else None
+    direction = Direction.REQUEST.value
+    if found is not None:
+        direction = direction_of(protocol, found.message, Direction.REQUEST)
+    return as_entry(
+        1,
+        time=time.time(),
+        transport=address.transport,
+        src=None,
+        dst=str(address).partition("://")[2],
+        direction=direction,
+        protocol=protocol.name,
+        message=found and found.message,
+        header=found and found.header,
+        raw=sent if found is None else found.frame.data,
+    )

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from protoserve.cli.files import read_text, write_text
+from protoserve.cli.shown import write_entry
 from protoserve.cli.targets import CommandError, load
 from protoserve.compat import Break, Verdict, compare
 from protoserve.protocol import Protocol
@@ -21,15 +22,27 @@ __all__ = ["show_verdict", "take_snapshot"]
 _EXAMPLE = "protocols.dns:dns"
 
 
-def take_snapshot(place: str, path: str | None) -> None:
+def take_snapshot(place: str, path: str | None, *, as_json: bool = False) -> None:
     """
     Write a protocol's snapshot.
+
+    Args:
+        place: the protocol, as ``MODULE:NAME``.
+        path: the file; `None` or ``-`` is standard output.
+        as_json: write one line of JSON: what was written into the file, or without one
+            the snapshot itself.
 
     Raises:
         CommandError: there is no such protocol, or the file cannot be written.
     """
     plain = snapshot_of(load(place, Protocol, _EXAMPLE))
-    write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", path)
+    if as_json and path in (None, "-"):
+        write_entry(plain)
+        return
+    text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    write_text(text, path)
+    if as_json:
+        write_entry({"protocol": place, "file": path, "written": True})
 
 
 def show_verdict(old: str, new: str, *, as_json: bool) -> bool:

@@ -115,6 +115,26 @@ def _header_fields(ctx: Any, incomplete: str) -> Iterator[_Completion]:
         yield from _open_ended(suggestions(protocol.header, incomplete))
 
 
+def _faults(ctx: Any, incomplete: str) -> Iterator[_Completion]:
+    from protoserve.testing.faults import KINDS
+
+    begun, at, name = incomplete.rpartition("@")
+    if at:
+        for cls in _protocol(ctx).classes():
+            if cls.__name__.lower().startswith(name.lower()):
+                yield f"{begun}@{cls.__name__}", ""
+        return
+    for kind in KINDS.values():
+        if kind.name.startswith(incomplete):
+            yield f"{kind.name}{'=' * kind.timed}", kind.doc
+
+
+def _classes_of_cases(_ctx: Any, incomplete: str) -> Iterator[_Completion]:
+    from protoserve.testing.torturing import KINDS
+
+    yield from ((kind, "") for kind in KINDS if kind.startswith(incomplete))
+
+
 def _open_ended(found: list[_Completion]) -> Iterator[_Completion]:
     """
     Keep shells from taking a field's name for the end of the word.
@@ -136,6 +156,8 @@ _COMPLETERS: dict[str, Callable[[Any, str], Iterator[_Completion]]] = {
     "FIELD=VALUE": _fields,
     "[FIELD=VALUE]...": _fields,
     "HEADER=VALUE": _header_fields,
+    "KIND[=VALUE][@MESSAGE]": _faults,
+    "CLASS": _classes_of_cases,
 }
 """By metavar."""
 

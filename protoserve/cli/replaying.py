@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from protoserve.captures import is_capture
+from protoserve.cli.logs import tell
+from protoserve.cli.shown import write_entry
 from protoserve.cli.targets import CommandError, load
 from protoserve.journal import Entry, JournalError, read_journal
 from protoserve.protocol import Protocol
@@ -58,7 +61,7 @@ def replay_file(
         options: as for `Replay`.
 
     Returns:
-        The exit code: 0 if everything is as it was, else 1.
+        The exit code: 0 if everything is as it was, 130 if it was interrupted, else 1.
 
     Raises:
         CommandError: it cannot be begun, or read to its end.
@@ -74,14 +77,22 @@ def replay_file(
         own = None if protocol is None else protocol.ports.get(kind)
         ports = [port for port in (own, address.port) if port][:1]
     replay = Replay(url=url, protocol=protocol, **options)
+    result, interrupted = Replayed(), False
     with _opened(path, ports) as source:
-        result = _run(replay, source)
-        if not result.sent and result.is_same:
+        try:
+            _run(replay, source, result)
+        except KeyboardInterrupt:
+            interrupted = True
+        if not result.sent and result.is_same and not interrupted:
             raise CommandError(f"{path}: {_why_nothing(result, source, address)}")
         if as_json:
-            sys.stdout.write(json.dumps(_as_plain(result, source)) + "\n")
+            plain = _as_plain(result, source) | {"interrupted": interrupted}
+            sys.stdout.write(json.dumps(plain) + "\n")
         else:
             _show(result, source)
+    if interrupted:
+        tell(f"interrupted when {source.done:.0%} of {path} was read")
+        return 130
     return 0 if result.is_same else 1
 
 
@@ -110,14 +121,15 @@ def _why_nothing(result: Replayed, source: Source, address: Address) -> str:
     return "there is nothing that a client has sent"
 
 
-def _run(replay: Replay, source: Source) -> Replayed:
+def _run(replay: Replay, source: Source, result: Replayed) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        return run_replay(replay, source)
+        run_replay(replay, source, result=result)
+        return
     with _bar_on(console) as show:
-        return run_replay(replay, source, show)
+        run_replay(replay, source, show, result)
 
 
 @contextlib.contextmanager
@@ -204,29 +216,39 @@ def show_journal(
         path: the journal.
         pcapng: the capture; `None` shows the entries.
         port: the port of a Unix socket's server in the capture.
-        as_json: show the entries as they are in the journal.
+        as_json: show the entries as they are in the journal, or what was written.
 
     Raises:
-        CommandError: a file cannot be read or written, or both forms are asked for.
+        CommandError: a file cannot be read or written.
     """
-    if as_json and pcapng is not None:
-        raise CommandError("--json and --pcapng exclude each other")
     try:
-        if as_json:
+        _check_journal(path)
+        if as_json and pcapng is None:
             for entry in read_journal(path):
                 sys.stdout.write(entry.as_json() + "\n")
             return
         if pcapng is None:
             _show_entries(path)
             return
-        with Path(path).open("rb"):
-            pass  # before the other one is replaced
         count = write_pcapng(read_journal(path), pcapng, port=port)
     except OSError as exc:
         raise CommandError(f"{exc.filename or path}: {exc.strerror or exc}") from exc
     except JournalError as exc:
         raise CommandError(str(exc)) from exc
-    sys.stdout.write(f"{pcapng}: {count} packets\n")
+    if as_json:
+        write_entry({"file": pcapng, "packets": count})
+    else:
+        sys.stdout.write(f"{pcapng}: {count} packets\n")
+
+
+def _check_journal(path: str) -> None:
+    """
+    Open it once, before another file is replaced, and tell captures by how they begin.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    if is_capture(start):
+        raise CommandError(f"{path} is a capture, no journal; see protoserve decode")
 
 
 def _show_entries(path: str) -> None:

@@ -182,6 +182,25 @@ class AsyncLink(asyncio.Protocol, asyncio.DatagramProtocol):
 
     # Calls -------------------------------------------------------------------
 
+    def ask(
+        self,
+        request: Message,
+        *,
+        header: Any = None,
+        timeout: float | None,
+        several: bool = False,
+    ) -> Call:
+        """
+        Make a call, which `start` sends.
+        """
+        try:
+            return self.calls.ask(
+                request, header=header, timeout=timeout, several=several
+            )
+        except SessionClosedError:
+            self.abort()
+            raise
+
     async def start(self, calls: Sequence[Call]) -> None:
         """
         Send requests.
@@ -196,12 +215,18 @@ class AsyncLink(asyncio.Protocol, asyncio.DatagramProtocol):
             self.calls.begin(call)
         self._write([call.data for call in waiting])
 
-    async def send(self, message: Message, header: Any, timeout: float | None) -> None:
+    async def send(self, message: Message, header: Any, timeout: float | None) -> bytes:
         """
-        Send a message that nobody waits for an answer to.
+        Send a message that nobody waits for an answer to; give its bytes.
         """
         await self._way_is_free(timeout)
-        self._write([self.calls.send(message, header=header)])
+        try:
+            data = self.calls.send(message, header=header)
+        except SessionClosedError:
+            self.abort()
+            raise
+        self._write([data])
+        return data
 
     def give_up(self, calls: Iterable[Call]) -> None:
         """

@@ -123,6 +123,7 @@ class Call:
         "data",
         "deadline",
         "key",
+        "moved",
         "outcome",
         "pause",
         "request",
@@ -142,6 +143,8 @@ class Call:
         """The classes of its answers; `None` if it does not say."""
         self.state = state
         self.key: Hashable = None
+        self.moved: tuple[str | None, str | None] | None = None
+        """The states of the conversation before and after it was asked, if they differ."""
         self.data = b""
         """What is sent, and sent again."""
         self.sent = False
@@ -207,7 +210,7 @@ class Call:
             raise fresh(outcome)
         if outcome.message.is_error and self.state is not State.LISTENING:
             error = ErrorResponse(outcome.message)
-            error.header = outcome.header
+            error.header, error.frame = outcome.header, outcome.frame
             raise error
         return outcome  # type: ignore[no-any-return]
 

@@ -10,6 +10,10 @@ call has ended, so that late answers and duplicates are known for what they are,
 new request gets that key. Without keys there is one request at a time, and on a stream
 the answer to one that was given up comes before the answer to the next.
 
+A request may move the conversation to a state that only its answer ends. When that is
+not had, it may still come; whoever asks meanwhile for what that state does not allow is
+told that the session is over, as nobody can know any more what the peer allows.
+
 Nothing here knows what waiting is: threads and tasks give each call a `waker`.
 """
 
@@ -105,6 +109,8 @@ class Calls:
         self._most_pending = max(1, min(MOST_PENDING, keys // 2))
         self._most_ended = min(MOST_ENDED, keys // 4)
         self._doubtful = 0
+        self._unsure: tuple[str | None, str] | None = None
+        """The state that a request has led to whose answer was not had, and its name."""
 
     # Asking ------------------------------------------------------------------
 
@@ -142,9 +148,10 @@ class Calls:
         if several:
             call.answers = deque()
         phase = self.session.phase
-        call.data, call.key = self.session.ask(
-            request, header=header, taken=self._table
-        )
+        call.data, call.key = self._encoded(request, header)
+        if self.session.phase != phase:
+            call.moved = phase, self.session.phase
+            self._unsure = None
         call.timeout = timeout
         if self._keyed:
             try:
@@ -158,6 +165,33 @@ class Calls:
         if several:
             self._streams.add(call)
         return call
+
+    def _encoded(self, message: Message, header: Any) -> tuple[bytes, Hashable]:
+        """
+        Make the bytes of a message, and the key that is in them.
+        """
+        try:
+            return self.session.ask(message, header=header, taken=self._table)
+        except LocalProtocolError:
+            if self._unsure is not None and not self._is_allowed(type(message)):
+                self._lose_track(type(message).__name__, self._unsure[1])
+            raise
+
+    def _is_allowed(self, cls: type[Message]) -> bool:
+        states = self.protocol.states or {}
+        moves = states.get(self.session.phase or "", {})
+        return cls in moves or not any(cls in other for other in states.values())
+
+    def _lose_track(self, wanted: str, asked: str) -> None:
+        """
+        End the conversation, as it is not known what the peer allows.
+        """
+        error = SessionClosedError(
+            f"{self.session.peer or 'the session'}: {asked} was not answered, so it "
+            f"cannot be known whether {wanted} is allowed now"
+        )
+        self.fail(error)
+        raise fresh(error) from None
 
     def _enter(self, call: Call) -> None:
         """
@@ -197,7 +231,7 @@ class Calls:
         """
         self.check()
         call = Call(None, self._answers.get(type(message)), State.SENT)
-        data, call.key = self.session.ask(message, header=header, taken=self._table)
+        data, call.key = self._encoded(message, header)
         self.stats.sent += 1
         before = self._table.get(call.key)
         if call.key is not None and before not in self._pending:
@@ -293,6 +327,9 @@ class Calls:
             self._streams.discard(call)
             call.state = state
             call.data = b""
+            unanswered = isinstance(outcome, BaseException) and not call.answered
+            if unanswered and call.moved is not None:
+                self._stay(call, *call.moved)
             if self._keyed:
                 self._remember(call)
             elif call.answered:
@@ -302,6 +339,17 @@ class Calls:
             elif self.session.stream:
                 self._doubtful = 0
         call.wake()
+
+    def _stay(self, call: Call, before: str | None, after: str | None) -> None:
+        """
+        Deal with the state that a request has led to that was not answered.
+        """
+        if self.session.phase != after:
+            return
+        if call.sent:
+            self._unsure = after, type(call.request).__name__
+        else:
+            self.session.phase = before
 
     def _remember(self, call: Call) -> None:
         """
@@ -370,13 +418,30 @@ class Calls:
                     self.stats.received += 1
                     self._sort(event)
                 case MessageRejected():
-                    self.stats.rejected += 1
-                    self._refuse(event)
+                    if not self._is_stale(event):
+                        self.stats.rejected += 1
+                        self._refuse(event)
                 case StreamBroken():
                     self.stats.rejected += 1
                     self.fail(event.error)
                 case PeerClosed():
-                    return
+                    break
+        if self._unsure is not None and self.session.phase != self._unsure[0]:
+            self._unsure = None  # the answer has come after all
+
+    def _is_stale(self, event: MessageRejected) -> bool:
+        """
+        Count what its state does not allow as it was answered, or given up, before.
+        """
+        if type(event.error) is not RemoteProtocolError or event.header is None:
+            return False
+        call = None
+        if self._keyed:
+            call = self._call_of(event.header, None, answering=True)
+        state = None if call is None else call.state
+        self.stats.duplicates += state is State.ANSWERED
+        self.stats.late += state is State.GIVEN_UP
+        return state in (State.ANSWERED, State.GIVEN_UP)
 
     def _sort(self, event: MessageReceived) -> None:
         """

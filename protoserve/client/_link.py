@@ -138,8 +138,12 @@ class Link:
         """
         Make a call, which `start` sends with others.
         """
-        with self._lock:
-            return self.calls.ask(request, timeout=timeout)
+        try:
+            with self._lock:
+                return self.calls.ask(request, timeout=timeout)
+        except SessionClosedError as over:
+            self.close(over)
+            raise
 
     def begin(
         self,
@@ -153,9 +157,15 @@ class Link:
         Make a call, and send it.
         """
         calls = self.calls
-        with self._lock:
-            call = calls.ask(request, header=header, timeout=timeout, several=several)
-            calls.begin(call)
+        try:
+            with self._lock:
+                call = calls.ask(
+                    request, header=header, timeout=timeout, several=several
+                )
+                calls.begin(call)
+        except SessionClosedError as over:
+            self.close(over)
+            raise
         try:
             with self._writing:
                 self._write_one(call.data, call.deadline)
@@ -179,17 +189,22 @@ class Link:
             self.give_up(calls)
             raise
 
-    def send(self, message: Message, header: Any, timeout: float | None) -> None:
+    def send(self, message: Message, header: Any, timeout: float | None) -> bytes:
         """
-        Send a message that nobody waits for an answer to.
+        Send a message that nobody waits for an answer to; give its bytes.
         """
-        with self._lock:
-            data = self.calls.send(message, header=header)
+        try:
+            with self._lock:
+                data = self.calls.send(message, header=header)
+        except SessionClosedError as over:
+            self.close(over)
+            raise
         deadline = None if timeout is None else time.monotonic() + timeout
         error = self._write([data], deadline)
         if error is not None:
             self.calls.check()
             raise error
+        return data
 
     def listen(self, timeout: float | None) -> Call:
         """

@@ -258,7 +258,7 @@ class AsyncClient(ClientBase):
             link = await self._linked(left)
             call = None
             try:
-                call = link.calls.ask(request, header=header, timeout=left)
+                call = link.ask(request, header=header, timeout=left)
                 await link.start([call])
                 return await link.result(call)
             except ConnectionError:
@@ -303,7 +303,7 @@ class AsyncClient(ClientBase):
             for request in requests:
                 if len(waiting) >= window:
                     yield await _next_of(link, waiting, unsent)
-                call = link.calls.ask(request, timeout=seconds)
+                call = link.ask(request, timeout=seconds)
                 waiting.append(call)
                 unsent.append(call)
             while waiting:
@@ -336,7 +336,7 @@ class AsyncClient(ClientBase):
             await self._take_turn(seconds)
         try:
             link = await self._linked(seconds)
-            call = link.calls.ask(request, header=header, timeout=seconds, several=True)
+            call = link.ask(request, header=header, timeout=seconds, several=True)
             try:
                 await link.start([call])
                 while True:
@@ -359,9 +359,15 @@ class AsyncClient(ClientBase):
             PeerTimeoutError: the peer does not read.
             ConnectionError: refused, reset, or over.
         """
+        await self.transmit(message, header=header)
+
+    async def transmit(self, message: Message, *, header: Any = None) -> bytes:
+        """
+        Send as `send` does, and give the bytes that were sent, with what framing adds.
+        """
         seconds = self._seconds(None)
         link = await self._linked(seconds)
-        await link.send(message, header, seconds)
+        return await link.send(message, header, seconds)
 
     async def receive(self, *, timeout: float | None = None) -> Message:
         """

@@ -368,8 +368,14 @@ class Client(ClientBase):
             PeerTimeoutError: the peer does not read.
             ConnectionError: refused, reset, or over.
         """
+        self.transmit(message, header=header)
+
+    def transmit(self, message: Message, *, header: Any = None) -> bytes:
+        """
+        Send as `send` does, and give the bytes that were sent, with what framing adds.
+        """
         seconds = self._seconds(None)
-        self._linked(seconds).send(message, header, seconds)
+        return self._linked(seconds).send(message, header, seconds)
 
     def receive(self, *, timeout: float | None = None) -> Message:
         """

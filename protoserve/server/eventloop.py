@@ -40,6 +40,8 @@ _BURST = 256
 """Datagrams handled before the loop looks at other descriptors again."""
 _LOOK_AGAIN = 0.01
 """Seconds without receiving when the side is full."""
+_LAST_WORDS = 1.0
+"""Seconds in which tasks that are cancelled have to end."""
 
 
 class LoopSide(Protocol):
@@ -124,8 +126,26 @@ def serve_together(
             server.loop = None
         asyncio.set_event_loop(None)
         with contextlib.suppress(Exception):
+            _end_tasks(loop)
             loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """
+    Cancel the tasks that are left, and let them put away what they have.
+    """
+    import asyncio
+
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        if not task.cancelling():  # who was told before may be tidying up
+            task.cancel()
+    if tasks:
+        done, _ = loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS))
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # has been looked at; nobody is left to be told
 
 
 def _direct_sockets(loop: asyncio.AbstractEventLoop) -> DirectSockets | None:
@@ -249,14 +269,14 @@ class EventLoopMixIn(_Base):
         listener.setblocking(False)
         loop.add_reader(descriptor, self._take_burst)
         try:
-            while not self._loop_stopping():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), poll_interval)
-                event.clear()
-                self.service_actions()
-        finally:
-            loop.remove_reader(descriptor)
-        try:
+            try:
+                while not self._loop_stopping():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(event.wait(), poll_interval)
+                    event.clear()
+                    self.service_actions()
+            finally:
+                loop.remove_reader(descriptor)
             await self._drain()
         finally:
             if self._direct is not None:

@@ -163,13 +163,19 @@ def test_as_capture(command, path, tmp_path):
         (("journal", "{}/text"), "line 1: it is no JSON"),
         (("journal", "{}/text", "--pcapng", "{}/x"), "line 1: it is no JSON"),
         (("journal", "{}/good", "--pcapng", "{}/a/b"), "a/b: No such file"),
-        (("journal", "{}/good", "--pcapng", "{}/a", "--json"), "exclude each other"),
+        (
+            ("journal", "{}/x.pcapng"),
+            "x.pcapng is a capture, no journal; see protoserve",
+        ),
+        (("journal", "{}/bytes"), "bytes: line 1: it is no text in UTF-8"),
     ],
 )
 def test_what_cannot_be_shown(command, tmp_path, arguments, words):
     """What is wrong with a file is one line."""
     (tmp_path / "text").write_text("something else\n")
     (tmp_path / "good").write_text(LINES)
+    (tmp_path / "x.pcapng").write_bytes(bytes.fromhex("0a0d0d0a1c000000"))
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\0\0")
     code, _, line = command(*(word.format(tmp_path) for word in arguments))
     assert (2, 1) == (code, line.count("\n"))
     assert words in line

@@ -3,15 +3,18 @@
 """
 
 import json
+import signal
+import sys
 
 import pytest
 
-from protoserve import Service
+from protoserve import Service, route
 from protoserve.replaying import write_pcapng
 from protoserve.server import server_context
 from tests.certificates import Authority
 from tests.cli.commanding import serving
-from tests.service.kit import spoken
+from tests.running import PATIENCE, ended, started
+from tests.service.kit import Ping, Pong, spoken, until
 from tests.test_replaying import Doubling, Echo, calls, entry, frame
 from tests.test_replaying import journal as journal  # noqa: PLC0414 - a fixture
 
@@ -66,8 +69,32 @@ def test_json(command, journal):
         "differences": [
             {"number": 4, "expected": "Pong(value=1)", "found": "Pong(value=2)"}
         ],
+        "interrupted": False,
     } == found
     assert 1 == code
+
+
+def test_interrupted(journal):
+    """Ctrl-C ends it, and it says how far it has come."""
+    seen = []
+
+    class Counting(Echo):
+        @route
+        def ping(self, message: Ping) -> Pong:
+            seen.append(message)
+            return Pong(message.value)
+
+    path = journal(*calls(3, step=3600))
+    with serving(Service(spoken, Counting())) as url:
+        words = (sys.executable, "-m", "protoserve", "replay", path, url)
+        with started(words) as process:
+            until(lambda: seen, PATIENCE)
+            code, printed = ended(process, signal.SIGINT)
+    assert 130 == code
+    shown = [line.split() for line in printed.splitlines()]
+    assert ["sent", "1"] in shown
+    assert printed.rstrip().endswith(f"% of {path} was read")
+    assert "Traceback" not in printed
 
 
 def test_capture(command, tmp_path, url):

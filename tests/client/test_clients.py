@@ -126,6 +126,9 @@ def test_declared_error(far, client):
         asker.call(Ping(1))
     assert Nak(4) == caught.value.response
     assert 3 == caught.value.header.kind
+    assert caught.value.header.sequence.to_bytes(2, "big") + b"\4" == bytes(
+        caught.value.frame.data[1:]
+    )
     assert Pong(2) == asker.call(Ping(2))
 
 
@@ -755,3 +758,126 @@ def test_states_on_datagrams_without_keys(far, client):
         asker.exchange(Ping(1), timeout=0.02)
     with pytest.raises(SessionClosedError, match="answers are missing"):
         asker.exchange(Ping(1))
+
+
+# States --------------------------------------------------------------------
+
+TURNS = {"new": {Ping: "asked"}, "asked": {Pong: "new"}, "never": {Bulk: "never"}}
+guarded = protocol(states=TURNS)
+
+
+def phase_of(asker):
+    """Give the state of the conversation."""
+    session = asker.session
+    return (session() if callable(session) else session).phase
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_state_after_a_timeout(far, client, transport):
+    """Whoever asks for what may not be allowed now is told that the session is over."""
+    asker = client(far(deaf, transport, guarded), guarded, retries=0)
+    with pytest.raises(PeerTimeoutError):
+        asker.call(Ping(1), timeout=0.02)
+    for _ in range(2):
+        with pytest.raises(SessionClosedError, match="Ping was not answered, so it"):
+            asker.call(Ping(2))
+
+
+def test_state_after_a_late_answer(far, client):
+    """An answer that comes late brings the conversation to where the peer is."""
+    told = threading.Event()
+
+    def late(far):
+        _, header = far.receive()
+        assert told.wait(PATIENCE)
+        far.send((Pong(1), header))
+        echo(far)
+
+    asker = client(far(late, protocol=guarded), guarded)
+    with pytest.raises(PeerTimeoutError):
+        asker.call(Ping(1), timeout=0.02)
+    assert "asked" == phase_of(asker)
+    told.set()
+    assert Text(b"\2") == asker.call(Ask(2))  # which is allowed in every state
+    assert ("new", 1) == (phase_of(asker), asker.stats.late)
+    assert Pong(3) == asker.call(Ping(3))
+
+
+def test_state_after_a_broken_answer(far, client):
+    """An answer that is malformed leaves the state unknown, too."""
+
+    def broken(far):
+        far.receive()
+        far.raw(bytes.fromhex("0003 01 0000"))
+        far.receive()
+
+    asker = client(far(broken, protocol=guarded), guarded)
+    with pytest.raises(MalformedMessageError):
+        asker.call(Ping(1))
+    with pytest.raises(SessionClosedError, match="Ping was not answered, so it"):
+        asker.call(Ping(2))
+
+
+def test_state_of_those_who_misuse_it(far, client):
+    """What no state of the conversation allows is refused, and nothing is closed."""
+    asker = client(far(echo, protocol=guarded), guarded)
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError, match="not allowed in state 'new'"):
+            asker.call(Bulk(b""))
+    assert Pong(1) == asker.call(Ping(1))
+
+
+def test_state_after_a_stream(far, client):
+    """Who leaves a stream of answers has had some: the state is known."""
+    flowing = protocol(states={"new": {Ask: "flow"}, "flow": {Ping: "new"}})
+
+    def flow(far):
+        _, header = far.receive()
+        far.send((Text(b"1"), header), (Text(b"2"), header))
+        echo(far)
+
+    asker = client(far(flow, protocol=flowing), flowing)
+    answers = asker.stream(Ask(1))
+    assert Text(b"1") == next(answers)
+    answers.close()
+    with pytest.raises(LocalProtocolError, match="not allowed in state 'flow'"):
+        asker.call(Ask(2))
+    assert Pong(3) == asker.call(Ping(3))
+
+
+def test_state_on_a_new_connection(far, client):
+    """With reconnect the next request begins a new conversation."""
+    count = iter(range(2))
+
+    def first_deaf(far):
+        if not next(count):
+            deaf(far)
+        echo(far)
+
+    asker = client(far(first_deaf, protocol=guarded), guarded, reconnect=True)
+    with pytest.raises(PeerTimeoutError):
+        asker.call(Ping(1), timeout=0.02)
+    assert Pong(2) == asker.call(Ping(2))
+    assert 2 == asker.stats.connections
+
+
+def test_duplicates_that_no_state_allows(far, client):
+    """An answer that comes twice is a duplicate, whatever the state allows by then."""
+
+    def twice(far):
+        message, header = far.receive()
+        far.send((Pong(message.value), header))
+        far.session.phase = "asked"  # it lets itself do what it may not
+        far.send((Pong(message.value), header))
+        echo(far)
+
+    asker = client(far(twice, protocol=guarded), guarded)
+    assert Pong(1) == asker.call(Ping(1))
+    assert Text(b"\2") == asker.call(Ask(2))
+    assert (1, 0) == (asker.stats.duplicates, asker.stats.rejected)
+
+
+def deaf(far):
+    """Take what comes, and answer nothing."""
+    while True:
+        far.receive()

@@ -15,7 +15,7 @@ if not hasattr(select, "epoll"):
 
 from protoserve.server._direct import DirectSockets
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Noted(asyncio.Protocol):

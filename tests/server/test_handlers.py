@@ -84,7 +84,7 @@ def test_failing_finish():
 def pair():
     """Two connected sockets."""
     ours, theirs = socket.socketpair()
-    theirs.settimeout(20)
+    theirs.settimeout(60)
     with ours, theirs:
         yield ours, theirs
 
@@ -124,9 +124,9 @@ def test_writes_whole(pair):
     def handle(self):
         assert self.wfile.write(data) == 4_000_000
 
-    run(handle, ours, timeout=20)  # with a timeout, a single send() is partial
+    run(handle, ours, timeout=60)  # with a timeout, a single send() is partial
     ours.shutdown(socket.SHUT_WR)
-    reader.join(20)
+    reader.join(60)
     assert received == [4_000_000]
 
 

@@ -44,7 +44,7 @@ class Holding(PoolTCPServer):
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         self.entered.release()
-        assert self.leave.wait(20)
+        assert self.leave.wait(60)
         with self.lock:
             self.at_once -= 1
         request.sendall(b"done")

@@ -366,7 +366,7 @@ class Supervised:
     def __exit__(self, *_):
         self.stopping.set()
         self.supervisor.wake()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         assert set() == self.supervisor.pids
 

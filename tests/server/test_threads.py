@@ -25,7 +25,7 @@ class Holding(ThreadingTCPServer):
     def handle(self, request, client_address, server):
         self.threads.append(threading.current_thread())
         self.entered.release()
-        assert self.leave.wait(20)
+        assert self.leave.wait(60)
         self.done.append(client_address)
 
 

@@ -26,7 +26,7 @@ from protoserve import (
 )
 from protoserve.events import NEED_DATA, MessageReceived
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up; nothing is meant to take that long."""
 
 

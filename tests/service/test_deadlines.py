@@ -24,21 +24,19 @@ class Station:
         return Text(str(len(message.text)).encode())
 
 
-def closed_by(running, client, limit):
+def await_closed(running, client, limit):
     """
-    Wait for the server to close, and say how long it took; the limit is counted.
+    Wait for the server to close; the limit is counted.
     """
-    started = time.monotonic()
     assert b"" == client.rest()
     until(lambda: running.service.refused[limit] == 1)
-    return time.monotonic() - started
 
 
 def test_first_frame(serve, logged):
     """A connection that says nothing is closed."""
     running = serve(Station(), limits=Limits(first_frame=0.1))
     with running.client() as client:
-        assert closed_by(running, client, "first_frame") < 5
+        await_closed(running, client, "first_frame")
     assert "limit first_frame: exceeded 0.1 s" in logged()
 
 
@@ -47,7 +45,7 @@ def test_first_frame_is_not_renewed(serve):
     running = serve(Station(), limits=Limits(first_frame=0.2))
     with running.client() as client:
         client.sock.sendall(b"\0\5\1")
-        assert closed_by(running, client, "first_frame") < 5
+        await_closed(running, client, "first_frame")
 
 
 def dribble(client, stop):
@@ -69,37 +67,37 @@ def test_dribbled_frame(serve, limit):
             assert Pong(1) == client.call(Ping(1))
         thread = threading.Thread(target=dribble, args=(client, stop))
         thread.start()
-        assert closed_by(running, client, limit) < 5
+        await_closed(running, client, limit)
         stop.set()
         thread.join()
 
 
 def test_frames_have_a_deadline_each(serve):
     """A new frame has its own time, also when it began in the last one's packet."""
-    running = serve(Station(), limits=Limits(frame=0.3))
+    running = serve(Station(), limits=Limits(frame=2.0))
     frame = bytes.fromhex("0004 01 0000 05")
     with running.client() as client:
         for _ in range(4):
             client.sock.sendall(frame[3:] + frame[:3] if _ else frame + frame[:3])
             assert Pong(5) == client.receive()
-            time.sleep(0.15)  # the sum is more than the limit
+            time.sleep(0.6)  # the sum is more than the limit
 
 
 def test_idle(serve):
     """A silent connection is closed, one that talks is not."""
-    running = serve(Station(), limits=Limits(idle=0.3, first_frame=0.1))
+    running = serve(Station(), limits=Limits(idle=2.0, first_frame=1.5))
     with running.client() as client:
         for value in range(4):
             assert Pong(value) == client.call(Ping(value))
-            time.sleep(0.12)
-        assert closed_by(running, client, "idle") < 5
+            time.sleep(0.6)  # the sum is more than either limit
+        await_closed(running, client, "idle")
 
 
 def test_idle_before_the_first_frame(serve):
     """Without a limit for the first frame, the idle limit holds."""
     running = serve(Station(), limits=Limits(idle=0.1, first_frame=None))
     with running.client() as client:
-        assert closed_by(running, client, "idle") < 5
+        await_closed(running, client, "idle")
 
 
 def test_handler_time_is_not_idle_time(serve):
@@ -177,7 +175,7 @@ def test_connections(serve, logged):
         for client in (first, second):
             assert Pong(1) == client.call(Ping(1))
         with running.client() as third:
-            assert closed_by(running, third, "connections") < 5
+            await_closed(running, third, "connections")
         assert Pong(2) == first.call(Ping(2))
     until(lambda: not running.service.connections)
     with running.client() as fourth:
@@ -196,7 +194,7 @@ def test_connections_per_address(serve, monkeypatch):
     with running.client() as first:
         assert Pong(1) == first.call(Ping(1))
         with running.client() as second:
-            assert closed_by(running, second, "connections_per_address") < 5
+            await_closed(running, second, "connections_per_address")
         assert Pong(2) == first.call(Ping(2))
     until(lambda: not running.service.connections)
     assert not running.service._per_address

@@ -27,6 +27,7 @@ from tests.service.crowd import (
     silent,
 )
 from tests.service.kit import (
+    PATIENCE,
     Ping,
     Pong,
     Text,
@@ -95,6 +96,8 @@ def test_frame():
 # Those who dribble -----------------------------------------------------------
 
 DEADLINES = {"first_frame": 0.5, "frame": 0.55, "idle": 0.7}
+FORKED = {limit: 8 * seconds for limit, seconds in DEADLINES.items()}
+"""Those of mode fork: to begin a process for each peer takes the machine its time."""
 ENDLESS = bytes.fromhex("1000 01") + bytes(200)
 """The beginning of a frame of 4,096 bytes."""
 
@@ -106,7 +109,7 @@ def dribble(actor, data):
     yield End()
 
 
-def in_the_first_frame(number):
+def in_the_first_frame(number, _deadlines):
     """
     Dribble from the first byte on, or the third, with some that come at once.
     """
@@ -120,7 +123,7 @@ def in_the_first_frame(number):
     return script
 
 
-def all_but_one_byte(number):
+def all_but_one_byte(number, _deadlines):
     """
     Let one byte of the first frame be missing, and nothing more come.
     """
@@ -134,7 +137,7 @@ def all_but_one_byte(number):
     return script
 
 
-def quiet(_number):
+def quiet(_number, _deadlines):
     def script(actor):
         actor.awaits("first_frame")
         yield End()
@@ -142,7 +145,7 @@ def quiet(_number):
     return script
 
 
-def in_a_later_frame(number):
+def in_a_later_frame(number, _deadlines):
     """
     Dribble after some good frames, the last of which has some of the next with it.
     """
@@ -161,7 +164,7 @@ def in_a_later_frame(number):
     return script
 
 
-def just_before_each_deadline(number):
+def just_before_each_deadline(number, deadlines):
     """
     End the first frame and begin the next when there is hardly any time left.
     """
@@ -169,17 +172,17 @@ def just_before_each_deadline(number):
     def script(actor):
         part = number % (len(FRAME) - 1) + 1
         actor.send(FRAME[:part])
-        yield pause(DEADLINES["first_frame"] * 0.75)
+        yield pause(deadlines["first_frame"] * 0.75)
         actor.send(FRAME[part:])
         yield Frames(1)
-        yield pause(DEADLINES["idle"] * 0.75)
+        yield pause(deadlines["idle"] * 0.75)
         actor.awaits("frame")
         yield from dribble(actor, ENDLESS)
 
     return script
 
 
-def idle(number):
+def idle(number, _deadlines):
     def script(actor):
         for count in range(1, number % 4 + 2):
             actor.awaits("idle")
@@ -200,12 +203,12 @@ WAYS = (
 )
 
 
-def check_end(actor):
+def check_end(actor, deadlines):
     """
     It was ended by its limit, no sooner than that.
     """
     took = actor.ended_at - actor.began_at
-    assert DEADLINES[actor.limit] <= took < DEADLINES[actor.limit] + LATE, actor.limit
+    assert deadlines[actor.limit] <= took < deadlines[actor.limit] + LATE, actor.limit
 
 
 def counted(actors):
@@ -216,19 +219,21 @@ def counted(actors):
 @pytest.mark.parametrize("mode", CONCURRENT)
 def test_dribblers(start, mode):
     """Many that are slow in every way are gone in time; 20 good ones do not notice."""
+    deadlines = FORKED if mode == "fork" else DEADLINES
     with (
-        start(mode=mode, limits=DEADLINES) as server,
+        start(mode=mode, limits=deadlines) as server,
         Crowd(server.address) as crowd,
     ):
         talk, good = conversing(crowd)
-        # A process for each takes the machine longer than the deadlines are.
-        many = 60 if mode == "fork" else 300
-        bad = [crowd.join(WAYS[n % len(WAYS)](n // len(WAYS))) for n in range(many)]
-        crowd.run(lambda: None not in [actor.ended_at for actor in bad])
+        bad = [
+            crowd.join(WAYS[n % len(WAYS)](n // len(WAYS), deadlines))
+            for n in range(300)
+        ]
+        crowd.run(lambda: None not in [actor.ended_at for actor in bad], 3 * PATIENCE)
         talk.stopped = True
         crowd.run(lambda: not any(actor.script for actor in good))
         for actor in bad:
-            check_end(actor)
+            check_end(actor, deadlines)
         talk.check(good)
         assert talk.slowest < STALL
         assert counted(bad) == refused(server, crowd)
@@ -242,7 +247,7 @@ def test_dribblers_one_by_one(start):
     ):
         ended = []
         for number, way in enumerate(WAYS):
-            ended.append(crowd.join(way(number)))
+            ended.append(crowd.join(way(number, DEADLINES)))
             talks = [Conversing() for _ in range(3)]
             good = [crowd.join(talk) for talk in talks]
             for talk, actor in zip(talks, good, strict=True):
@@ -251,7 +256,7 @@ def test_dribblers_one_by_one(start):
                 talk.stopped = True
                 talk.check([actor])
                 crowd.leave(actor)
-            check_end(ended[-1])
+            check_end(ended[-1], DEADLINES)
         assert counted(ended) == refused(server, crowd)
 
 

@@ -130,6 +130,7 @@ class Speaker:
     bug: str
     leaked: list = attrs.field(factory=list)
     shared: bytearray = attrs.field(factory=bytearray)
+    peers: dict = attrs.field(factory=dict)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def answer(self, frame):
@@ -161,12 +162,16 @@ class Speaker:
                 os._exit(1)
             if bug == "exception on an enum" and body[0] > 0x80:
                 raise KeyError(body[0])
+            if bug == "exception on a common value" and body[0] == Colour.RED:
+                raise KeyError(body[0])
             if bug == "wrong type" and body[0] == 2:
                 return self.built(0x82, sequence, b"\0\0\0")
             return self.built(0x81, sequence, body)
         if kind == 2 and body:
             values = body[1 : 1 + body[0]]
-            if bug != "count unchecked" and len(body) != 1 + body[0]:
+            missing = 1 + body[0] - len(body)
+            own = missing == 2 and bug == "the trailer counted for elements"
+            if bug != "count unchecked" and missing and not own:
                 raise Wrong
             total = sum(values) & 0xFFFF
             count = len(values)
@@ -221,9 +226,32 @@ class Speaker:
                         deaf = self.bug == "deaf after an error"
                         if deaf:
                             break
+                        if self.bug == "frames looked for in broken frames":
+                            answers += self.inside(frame[3:])
+                if self.bug == "one table for all peers":
+                    self.route(frame, sock, answers)
+                    continue
                 sock.sendall(b"".join(map(self.packed, answers)))
                 if self.bug == "loses what came together":
                     buffer.clear()
+
+    def inside(self, data):
+        """Take a frame out of one that is broken."""
+        size = int.from_bytes(data[:2], "big")
+        if not size or size > len(data) - 2:
+            return []
+        try:
+            return self.answer(data[2 : 2 + size])
+        except Wrong:
+            return []
+
+    def route(self, frame, sock, answers):
+        """Send the answers to whoever asked under their number last, a moment later."""
+        self.peers[frame[1:3]] = sock
+        time.sleep(0.002)
+        asked = self.peers.pop(frame[1:3], None)
+        if asked is not None:
+            asked.sendall(b"".join(map(self.packed, answers)))
 
     def door(self, sock):
         """Serve one connection of `door`."""

@@ -40,10 +40,12 @@ from protoserve.testing.torturing.breaking import (
     broken_framing,
     truncated,
 )
-from protoserve.testing.torturing.making import Plan, cases
+from protoserve.testing.torturing.judging import Conversation
+from protoserve.testing.torturing.making import cases
 from protoserve.testing.torturing.memory import Memory
+from protoserve.testing.torturing.plans import Plan
 from protoserve.testing.torturing.seeds import Seed, drawn
-from tests.testing.planted import Add, Planted, toy
+from tests.testing.planted import Add, Paint, Planted, toy
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -388,3 +390,24 @@ def test_command_refuses(options, text):
 def test_fields():
     """Every kind of field that is broken is a class of cases."""
     assert set(FIELDS) <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [({"Paint"}, []), ({"Paint", "Add"}, ["closed instead of answering a valid Add"])],
+)
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_who_is_blamed_for_closing(kept, told, forgotten):
+    """Of several requests the first is blamed, unless one may be closed upon."""
+    conversation = Conversation(toy, stream=True)
+    conversation.kept = frozenset(kept)
+    for message in (Add(values=[1]), Paint(1)):
+        conversation.sent(toy.framing.encode(Seed(toy, None, message).frame(5)))
+    if forgotten:
+        conversation.forget()
+        told = [text.replace("Add", "Paint") for text in told]
+    conversation.lost(reset=False)
+    conversation.judge_closing()
+    assert told == [
+        s.text.removeprefix("the connection is ") for s in conversation.suspicions
+    ]

@@ -4,7 +4,7 @@ Torture finds bugs that were planted, and none where there are none.
 
 import pytest
 
-from protoserve.testing.torturing import torture
+from protoserve.testing.torturing import KINDS, torture
 from tests.testing.planted import Planted, door, toy
 
 BUDGET = 250
@@ -23,6 +23,7 @@ BUGS = {
     "greets": {"unsolicited"},
     "crash on an enum": {"crash"},
     "exception on an enum": {"closed"},
+    "exception on a common value": {"closed"},
     "dies on oversize": {"crash"},
     "deaf after an error": {"hang"},
     "shared buffer": {"unanswered", "closed", "hang", "wrong-key"},
@@ -31,7 +32,15 @@ BUGS = {
 """For each bug what it may be called."""
 
 
-def run(planted, protocol=toy, budget=BUDGET, deadline=0.5):
+OVERLAPS = {
+    "one table for all peers": {"unanswered", "unsolicited", "wrong-key", "wrong-type"},
+    "the trailer counted for elements": {"accepted"},
+    "frames looked for in broken frames": {"unsolicited", "wrong-key"},
+}
+"""Bugs of servers to which two things lay claim to the same, with their names."""
+
+
+def run(planted, protocol=toy, budget=BUDGET, deadline=0.5, only=()):
     return torture(
         protocol,
         planted.url,
@@ -42,6 +51,7 @@ def run(planted, protocol=toy, budget=BUDGET, deadline=0.5):
         restart=planted.begin,
         most=1,
         shrink=0.5,
+        only=only,
     )
 
 
@@ -52,6 +62,23 @@ def test_planted(bug):
         report = run(planted)
     assert report.findings, report
     assert {finding.category for finding in report.findings} & BUGS[bug], report
+
+
+@pytest.mark.parametrize("bug", OVERLAPS)
+def test_overlaps(bug):
+    """Bugs that show when things overlap are found by the cases in which they do."""
+    with Planted(bug) as planted:
+        report = run(planted, only=["overlap"])
+    assert report.findings, report
+    assert {finding.category for finding in report.findings} & OVERLAPS[bug], report
+
+
+def test_only_by_overlap():
+    """No other class has peers that ask under the same key at the same time."""
+    with Planted("one table for all peers") as planted:
+        report = run(planted, deadline=5, only=KINDS.keys() - {"overlap"})
+    assert [] == report.findings
+    assert BUDGET == report.cases
 
 
 @pytest.mark.parametrize("how", ["stream", "datagrams", "door"])

@@ -17,48 +17,23 @@ from protoserve.cli.connecting import (
     TlsFiles,
     TlsKey,
 )
+from protoserve.cli.options import AsJson, Data, Fields, Header, ServerUrl, Spoken
 
 __all__ = ["call"]
 
 
 def call(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME.")
-    ],
-    url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL",
-            help="The server: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, "
-            "unix:///PATH or unixgram:///PATH.",
-        ),
-    ],
+    protocol: Spoken,
+    url: ServerUrl,
     message: Annotated[
         str, typer.Argument(metavar="MESSAGE", help="The request to send.")
     ],
-    fields: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="FIELD=VALUE",
-            help="Its fields: JSON values or text; questions.0.name=… for what is "
-            "inside, hex:0a0b for bytes.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="The fields as one object; - reads it."),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HEADER=VALUE", help="A field of the header. May be given often."
-        ),
-    ] = None,
+    fields: Fields = None,
+    data: Data = None,
+    header: Header = None,
     timeout: Timeout = "5s",
     retries: Retries = 3,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the answer as one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

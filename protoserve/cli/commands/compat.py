@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from protoserve.cli.options import AsJson
+
 __all__ = ["compat"]
 
 _WHAT = "A snapshot's file, or a protocol as MODULE:NAME."
@@ -16,9 +18,7 @@ _WHAT = "A snapshot's file, or a protocol as MODULE:NAME."
 def compat(
     old: Annotated[str, typer.Argument(metavar="OLD", help=_WHAT)],
     new: Annotated[str, typer.Argument(metavar="NEW", help=_WHAT)],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Say what breaks between two versions of a protocol, and for whom.

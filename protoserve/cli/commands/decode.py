@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from protoserve.cli.options import one_of
+from protoserve.cli.options import AsJsonLines, Spoken, one_of
 
 __all__ = ["decode"]
 
@@ -18,9 +18,7 @@ def _one_of_two(value: str | None) -> str | None:
 
 
 def decode(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME.")
-    ],
+    protocol: Spoken,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -29,9 +27,7 @@ def decode(
             "with one message a line), or messages as hex, without framing.",
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object a line.")
-    ] = False,
+    as_json: AsJsonLines = False,
     port: Annotated[
         list[int] | None,
         typer.Option(

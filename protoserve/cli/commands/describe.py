@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from protoserve.cli.options import AsJson
+
 __all__ = ["describe"]
 
 
@@ -19,9 +21,7 @@ def describe(
             help="The protocol, as MODULE:NAME, and perhaps one of its messages.",
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
     code: Annotated[
         bool, typer.Option("--code", help="Write the generated Python.")
     ] = False,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from protoserve.cli.options import AsJson, Output, Spoken
+
 __all__ = ["export"]
 
 
@@ -24,19 +26,8 @@ def export(
             metavar="TARGET", help="What to make: client.", autocompletion=_targets
         ),
     ],
-    protocol: Annotated[
-        str,
-        typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME."),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Where to write it; - or none is standard output.",
-        ),
-    ] = None,
+    protocol: Spoken,
+    output: Output = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -44,11 +35,12 @@ def export(
             help="Write nothing; exit with 1 if the file is not as it would be written.",
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Write source or text that is made from a protocol's declaration.
     """
     from protoserve.cli.exporting import export_to
 
-    if not export_to(target, protocol, output, check=check):
+    if not export_to(target, protocol, output, check=check, as_json=as_json):
         raise typer.Exit(1)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from protoserve.cli.options import AsJsonLines
+
 __all__ = ["journal"]
 
 
@@ -28,9 +30,7 @@ def journal(
             help="The port that the server of a Unix socket gets in the capture.",
         ),
     ] = 9,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line.")
-    ] = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """
     Show a journal's messages, one a line, or write them as a capture.

@@ -16,15 +16,13 @@ from protoserve.cli.connecting import (
     TlsFiles,
     TlsKey,
 )
-from protoserve.cli.options import one_of
+from protoserve.cli.options import AsJsonLines, Spoken, one_of
 
 __all__ = ["listen"]
 
 
 def listen(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME.")
-    ],
+    protocol: Spoken,
     url: Annotated[
         str,
         typer.Argument(
@@ -51,9 +49,7 @@ def listen(
     count: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="End after so many messages.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write each as one JSON object a line.")
-    ] = False,
+    as_json: AsJsonLines = False,
     timeout: Timeout = "5s",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,

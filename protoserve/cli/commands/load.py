@@ -9,18 +9,21 @@ from typing import Annotated
 import typer
 
 from protoserve.cli.connecting import Insecure, TlsCa, TlsCert, TlsFiles, TlsKey
-from protoserve.cli.options import above_zero, seconds
+from protoserve.cli.options import (
+    AsJson,
+    Header,
+    ServerUrl,
+    Spoken,
+    above_zero,
+    seconds,
+)
 
 __all__ = ["load"]
 
 
 def load(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="What it speaks, as MODULE:NAME.")
-    ],
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="The server, as in tcp://HOST:PORT.")
-    ],
+    protocol: Spoken,
+    url: ServerUrl,
     message: Annotated[
         str, typer.Argument(metavar="MESSAGE", help="The request that is sent.")
     ],
@@ -32,13 +35,7 @@ def load(
             "values from a file, one a line.",
         ),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HEADER=VALUE",
-            help="A field of the header; may be given often.",
-        ),
-    ] = None,
+    header: Header = None,
     connections: Annotated[
         int, typer.Option(metavar="N", min=1, max=65_536, help="How many there are.")
     ] = 8,
@@ -82,9 +79,7 @@ def load(
         str | None,
         typer.Option(metavar="FILE.svg", help="Write a picture of the latency."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from protoserve.cli.connecting import Insecure, TlsCa, TlsCert, TlsFiles, TlsKey
-from protoserve.cli.options import seconds
+from protoserve.cli.options import AsJson, Patience, Ports, ServerUrl
 
 __all__ = ["replay"]
 
@@ -29,9 +29,7 @@ def replay(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A journal, or a pcap or pcapng file.")
     ],
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="The server, as in tcp://HOST:PORT.")
-    ],
+    url: ServerUrl,
     speed: Annotated[
         str,
         typer.Option(
@@ -45,31 +43,15 @@ def replay(
             help="What is spoken, as MODULE:NAME: answers are compared as messages.",
         ),
     ] = None,
-    port: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=65_535,
-            help="The server's port in a capture; may be given often. By default the "
-            "protocol's own, or that of the URL.",
-        ),
-    ] = None,
+    port: Ports = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD", help="A field that may differ; may be given often."
         ),
     ] = None,
-    timeout: Annotated[
-        str,
-        typer.Option(
-            callback=seconds, metavar="TIME", help="How long an answer may take."
-        ),
-    ] = "2s",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
+    timeout: Patience = "2s",
+    as_json: AsJson = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

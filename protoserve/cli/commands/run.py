@@ -5,25 +5,30 @@
 from __future__ import annotations
 
 import signal
-from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from protoserve.cli.logs import FORMATS, set_up_logging
-from protoserve.cli.options import MODES, one_of
+from protoserve.cli.logs import set_up_logging
+from protoserve.cli.metrics import Metrics, served
+from protoserve.cli.options import (
+    MODES,
+    Drain,
+    LimitSettings,
+    Listen,
+    LogFormat,
+    LogsAsJson,
+    Verbose,
+    log_style,
+    one_of,
+)
 from protoserve.cli.targets import CommandError, load
 
 if TYPE_CHECKING:
     from protoserve.serve import Runner
+    from protoserve.telemetry.metrics import Figures
 
 __all__ = ["run"]
-
-
-def _finite(value: float) -> float:
-    if not 0 <= value < inf:
-        raise typer.BadParameter(f"{value} is no number of seconds")
-    return value
 
 
 def _workers(value: str | None) -> int | str | None:
@@ -43,15 +48,7 @@ def run(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="The service to run.")
     ],
-    listen: Annotated[
-        list[str],
-        typer.Option(
-            metavar="URL",
-            help="Where to listen: tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, "
-            "unix:///PATH or unixgram:///PATH. Port 0 lets the system choose. May be "
-            "given often.",
-        ),
-    ],
+    listen: Listen,
     mode: Annotated[
         str,
         typer.Option(
@@ -65,24 +62,12 @@ def run(
         typer.Option(
             callback=_workers,
             metavar="N|auto",
-            help="How many processes mode prefork has; auto, the default: one a CPU.",
+            help="How many processes modes prefork and batch have; auto, the default of "
+            "prefork: one a CPU.",
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Set a limit, as in idle=60; VALUE none switches it off.",
-        ),
-    ] = None,
-    drain: Annotated[
-        float,
-        typer.Option(
-            callback=_finite,
-            metavar="SECONDS",
-            help="How long requests may take after SIGTERM.",
-        ),
-    ] = 10.0,
+    limit: LimitSettings = None,
+    drain: Drain = 10.0,
     tls_cert: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,17 +101,10 @@ def run(
             help="Record each message there, as a line of JSON; see protoserve replay.",
         ),
     ] = None,
-    log_format: Annotated[
-        str,
-        typer.Option(
-            callback=one_of(FORMATS),
-            metavar="|".join(FORMATS),
-            help="Logs for people, or one JSON object a line.",
-        ),
-    ] = "console",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log what happens to each peer.")
-    ] = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = "console",
+    as_json: LogsAsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """
     Serve an application until SIGTERM or Ctrl-C.
@@ -137,7 +115,7 @@ def run(
     from protoserve.service import Service
     from protoserve.urls import Address
 
-    set_up_logging(log_format, verbose=verbose)
+    set_up_logging(log_style(log_format, as_json=as_json), verbose=verbose)
     addresses = [Address.parse(url) for url in listen]
     service = load(target, Service, "examples.dns_server:app")
     for assignment in limit or ():
@@ -154,13 +132,23 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         signal.signal(signal.SIGHUP, lambda *_: runner.reload())
-        runner.serve(lambda: _tell_addresses(runner))
+        with served(metrics, lambda: _figures(runner)):
+            runner.serve(lambda: _tell_addresses(runner))
     except StartError as exc:
         raise CommandError(str(exc)) from exc
     finally:
         service.close()
         if service.journal is not None:
             service.journal.close()
+
+
+def _figures(runner: Runner) -> Figures:
+    from protoserve.telemetry.metrics import Figures
+
+    runner.count_kernel_drops()
+    account = runner.service.account
+    account.settle()
+    return Figures(balance=account.balance())
 
 
 def _tell_addresses(runner: Runner) -> None:

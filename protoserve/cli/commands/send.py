@@ -16,33 +16,22 @@ from protoserve.cli.connecting import (
     TlsFiles,
     TlsKey,
 )
+from protoserve.cli.options import AsJson, Data, Fields, Header, Spoken
 
 __all__ = ["send"]
 
 
 def send(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME.")
-    ],
+    protocol: Spoken,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where to send it.")],
     message: Annotated[
         str, typer.Argument(metavar="MESSAGE", help="The message to send.")
     ],
-    fields: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FIELD=VALUE", help="Its fields, as for call."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="The fields as one object; - reads it."),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HEADER=VALUE", help="A field of the header. May be given often."
-        ),
-    ] = None,
+    fields: Fields = None,
+    data: Data = None,
+    header: Header = None,
     timeout: Timeout = "5s",
+    as_json: AsJson = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -61,5 +50,6 @@ def send(
         data=data,
         header=header or (),
         timeout=float(timeout),
+        as_json=as_json,
         tls=TlsFiles(tls_ca, tls_cert, tls_key, insecure),
     )

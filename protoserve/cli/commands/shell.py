@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from protoserve.cli.connecting import (
     Insecure,
     Retries,
@@ -17,20 +13,17 @@ from protoserve.cli.connecting import (
     TlsFiles,
     TlsKey,
 )
+from protoserve.cli.options import AsJsonLines, ServerUrl, Spoken
 
 __all__ = ["shell"]
 
 
 def shell(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME.")
-    ],
-    url: Annotated[str, typer.Argument(metavar="URL", help="The server, as for call.")],
+    protocol: Spoken,
+    url: ServerUrl,
     timeout: Timeout = "5s",
     retries: Retries = 3,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write answers as JSON objects.")
-    ] = False,
+    as_json: AsJsonLines = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

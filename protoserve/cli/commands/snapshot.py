@@ -4,31 +4,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from protoserve.cli.options import AsJson, Output, Spoken
 
 __all__ = ["snapshot"]
 
 
 def snapshot(
-    protocol: Annotated[
-        str,
-        typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME."),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Where to write it; - or none is standard output.",
-        ),
-    ] = None,
+    protocol: Spoken,
+    output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Write a protocol's wire layout as JSON, for compat to compare with.
     """
     from protoserve.cli.comparing import take_snapshot
 
-    take_snapshot(protocol, output)
+    take_snapshot(protocol, output, as_json=as_json)

@@ -9,18 +9,14 @@ from typing import Annotated
 import typer
 
 from protoserve.cli.connecting import Insecure, TlsCa, TlsCert, TlsFiles, TlsKey
-from protoserve.cli.options import seconds
+from protoserve.cli.options import AsJson, Patience, Ports, ServerUrl, Spoken
 
 __all__ = ["torture"]
 
 
 def torture(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="What is spoken, as MODULE:NAME.")
-    ],
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="The server, as in tcp://HOST:PORT.")
-    ],
+    protocol: Spoken,
+    url: ServerUrl,
     budget: Annotated[
         int, typer.Option(metavar="CASES", min=1, help="How many cases are played.")
     ] = 2000,
@@ -39,24 +35,14 @@ def torture(
             help="Begin with the requests of a journal or a capture, too.",
         ),
     ] = None,
-    port: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N", min=1, max=65_535, help="The server's port in the capture."
-        ),
-    ] = None,
+    port: Ports = None,
     pid: Annotated[
         int | None,
         typer.Option(
             metavar="PID", min=1, help="The server's process: its end, its memory."
         ),
     ] = None,
-    timeout: Annotated[
-        str,
-        typer.Option(
-            callback=seconds, metavar="TIME", help="How long an answer may take."
-        ),
-    ] = "2s",
+    timeout: Patience = "2s",
     save: Annotated[
         str | None,
         typer.Option(
@@ -66,9 +52,7 @@ def torture(
     junit: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write JUnit XML.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

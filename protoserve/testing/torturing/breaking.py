@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import attrs
 
@@ -23,9 +23,11 @@ from protoserve.protocol import Direction, Protocol
 __all__ = [
     "FIELDS",
     "Broken",
+    "Field",
     "broken_fields",
     "broken_framing",
     "mutated",
+    "repaired",
     "truncated",
 ]
 
@@ -71,21 +73,19 @@ def broken_fields(protocol: Protocol, frame: bytes, kind: str) -> Iterator[Broke
     for span in found:
         if span.kind != kind:
             continue
-        first, last = span.bits or (0, 8 * (span.stop - span.start) - 1)
-        width = last - first + 1
-        if width > 64:
+        field = Field.of(span)
+        if field.width > 64:
             continue
-        field = _Field(span, first, width)
         number = field.read(frame)
-        for value in _boundaries(number, width, len(frame)):
+        for value in _boundaries(number, field.width, len(frame)):
             data = field.write(frame, value)
             if checked and kind != "checksum":
-                data = _repaired(protocol, data, span.path)
+                data = repaired(protocol, data, span.path)
             yield Broken(kind, f"{span.path} = {value} in place of {number}", data)
 
 
 @attrs.frozen
-class _Field:
+class Field:
     """
     A run of bits as a number.
     """
@@ -94,13 +94,27 @@ class _Field:
     first: int
     width: int
 
+    @classmethod
+    def of(cls, span: Span) -> Self:
+        """
+        Give a field as a number.
+        """
+        first, last = span.bits or (0, 8 * (span.stop - span.start) - 1)
+        return cls(span, first, last - first + 1)
+
     def read(self, frame: bytes) -> int:
+        """
+        Read it in a frame.
+        """
         whole = int.from_bytes(
             frame[self.span.start : self.span.stop], self.order(frame)
         )
         return whole >> self._shift & (1 << self.width) - 1
 
     def write(self, frame: bytes, value: int) -> bytes:
+        """
+        Put another number into a frame.
+        """
         start, stop = self.span.start, self.span.stop
         order = self.order(frame)
         mask = (1 << self.width) - 1 << self._shift
@@ -148,9 +162,14 @@ def _boundaries(number: int, width: int, size: int) -> list[int]:
     return list(dict.fromkeys(v for v in wanted if 0 <= v < top and v != number))
 
 
-def _repaired(protocol: Protocol, frame: bytes, broken: str) -> bytes:
+def repaired(protocol: Protocol, frame: bytes, broken: str) -> bytes:
     """
     Put right the checksums of a frame, as far as the parse gets to them.
+
+    Args:
+        protocol: the protocol.
+        frame: the frame.
+        broken: the path of what is broken on purpose, which stays so.
     """
     for _ in range(_MOST_REPAIRS):
         try:
@@ -166,9 +185,7 @@ def _repaired(protocol: Protocol, frame: bytes, broken: str) -> bytes:
             span = known.get(error.path)
             if span is None:
                 return frame
-            width = 8 * (span.stop - span.start)
-            field = _Field(span, 0, width)
-            frame = field.write(frame, int(error.expected.split(" ")[0]))
+            frame = Field.of(span).write(frame, int(error.expected.split(" ")[0]))
         except RemoteProtocolError:
             return frame
         else:

@@ -3,7 +3,9 @@ Get to know a server before it is tortured: what it answers when nothing is wron
 
 Each valid request is sent twice, on a connection of its own. What is answered both
 times has to be answered later on, too; what is the same both times is what an answer
-to the same request, broken, is compared with. Some protocols say "no" by an ordinary
+to the same request, broken, is compared with. Where the most requests of a kind are
+answered and a few are answered by closing, those few are looked into: handlers fail at
+values that are drawn first, too. Some protocols say "no" by an ordinary
 message, so each request is also sent without its body: whoever gets the same answer to
 that was refused before. One of the others becomes the probe by which the server's
 health is looked at.
@@ -13,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -24,7 +26,7 @@ from protoserve.session import Role, Session
 from protoserve.testing.torturing.cases import Baseline, Case, Send, Settle, Step
 from protoserve.testing.torturing.engine import Doubt, Engine
 from protoserve.testing.torturing.judging import Suspicion, stable_fields
-from protoserve.testing.torturing.making import Plan
+from protoserve.testing.torturing.plans import Plan
 from protoserve.testing.torturing.seeds import Seed
 
 __all__ = ["Calibration", "calibrate"]
@@ -35,6 +37,9 @@ _LINGER = 0.02
 _MOST_LANES = 8
 _PATIENCE = 0.5
 """Seconds in which a server that answers at all does, at most."""
+_SELDOM = 1 / 3
+"""The part of a message's requests that are closed upon, up to which it is strange; a
+server that refuses by closing does so more often."""
 
 
 @attrs.define
@@ -51,6 +56,10 @@ class _Trial:
     lost: str = ""
     """Why there is no connection."""
     suspicions: list[Suspicion] = attrs.field(factory=list)
+
+
+_Fates: TypeAlias = dict[str, dict[str, _Trial | None]]
+"""By message, and by what is in it: `None` if all was well, or what came."""
 
 
 @attrs.define
@@ -86,7 +95,7 @@ async def calibrate(engine: Engine) -> Calibration:
 
     plan.known.clear()
     trials = await asyncio.gather(*map(both, plan.seeds))
-    kept: dict[str, bool] = {}
+    fates: _Fates = {}
     for seed, pair in zip(plan.seeds, trials, strict=True):
         first = pair[0]
         if first.lost:
@@ -103,16 +112,47 @@ async def calibrate(engine: Engine) -> Calibration:
             plan.known[seed] = baseline
         good = baseline is not None and not any(trial.closed for trial in pair)
         if usable:
-            kept[seed.name] = kept.get(seed.name, True) and good
+            same = fates.setdefault(seed.name, {})
+            text = repr(seed.message)
+            same[text] = same.get(text) or (None if good else first)
     found.is_lost = len(found.lost) >= len(plan.seeds)
     await _unlearn_refusals(engine, gate)
-    plan.kept = frozenset(name for name, good in kept.items() if good)
+    plan.kept = _kept(fates)
+    found.doubts += _closed_upon(fates, plan.kept)
     names = {seed.name for seed in plan.known}
     found.unanswered = sorted({seed.name for seed in plan.seeds} - names)
     plan.probe = _probe(plan)
     if plan.probe is not None:
         plan.lanes = await _lanes(engine)
     return found
+
+
+def _kept(fates: _Fates) -> frozenset[str]:
+    """
+    Name the messages that are answered, and closed upon seldom if ever.
+
+    Args:
+        fates: what came of the requests.
+    """
+
+    def is_kept(trials: Collection[_Trial | None]) -> bool:
+        odd = [trial for trial in trials if trial is not None]
+        closed = all(trial.closed and not trial.answers for trial in odd)
+        return closed and len(odd) <= _SELDOM * len(trials)
+
+    return frozenset(name for name, same in fates.items() if is_kept(same.values()))
+
+
+def _closed_upon(fates: _Fates, kept: frozenset[str]) -> Iterator[Doubt]:
+    """
+    Give the requests that are closed upon, unlike the most of their kind.
+    """
+    for name in kept:
+        for trial in fates[name].values():
+            if trial is not None:
+                text = f"the connection is closed instead of answering a valid {name}"
+                suspicion = Suspicion("closed", text, ("closed", name))
+                yield Doubt(attrs.evolve(trial.case, kept=kept), (), (suspicion,))
 
 
 async def _unlearn_refusals(engine: Engine, gate: asyncio.Semaphore) -> None:
@@ -184,6 +224,8 @@ async def _try(engine: Engine, seed: Seed, *, bodiless: bool = False) -> _Trial:
         await wire.until(lambda: conversation.closed, _LINGER)
         trial.answers = list(conversation.asks[-1].answers)
         trial.closed = conversation.closed
+        if not trial.answers:
+            conversation.overdue()  # perhaps there is the beginning of one
         conversation.judge_strays()
         trial.suspicions = list(conversation.suspicions)
         if wire.refused:

@@ -20,7 +20,7 @@ import attrs
 
 from protoserve.testing.torturing.cases import Case, End, Pause, Send, Settle
 from protoserve.testing.torturing.judging import Suspicion
-from protoserve.testing.torturing.making import Plan
+from protoserve.testing.torturing.plans import Plan
 from protoserve.testing.torturing.seeds import Seed
 from protoserve.testing.torturing.target import Target
 from protoserve.testing.torturing.wires import Wire
@@ -147,7 +147,7 @@ class Engine:
                 return False
             ask = conversation.asks[-1]
             if ask.key is None:
-                del conversation.asks[:-1]  # what comes now is an answer to this
+                conversation.forget()
             if each in self.plan.known or each is seed:
                 await wire.until(ask.is_answered, self.deadline)
                 if not ask.answers:

@@ -155,6 +155,8 @@ class Conversation:
         """Whether we have said that nothing more comes."""
         self.closed = False
         """Whether the server has closed."""
+        self.pardoned = False
+        """Whether something that is forgotten may be answered by closing."""
         self._strays: list[tuple[str, Hashable, bytes, list[Ask]]] = []
 
     # What is sent ------------------------------------------------------------
@@ -421,13 +423,25 @@ class Conversation:
     def judge_closing(self) -> None:
         """
         Judge that a request that is valid, if not known, was answered by closing.
+
+        It is the first one without an answer; if another may be closed upon, that one
+        was perhaps what the server has closed for.
         """
-        if not self.closed or self.disturbed or not self.asks:
+        if not self.closed or self.disturbed or self.pardoned:
             return
-        ask = self.asks[-1]
-        if ask.message is not None and not ask.answers and ask.name in self.kept:
-            text = f"the connection is closed instead of answering a valid {ask.name}"
-            self.suspect("closed", text, ask.name)
+        names = [ask.name for ask in self.asks if not ask.answers]
+        if names and self.kept.issuperset(names):
+            text = f"the connection is closed instead of answering a valid {names[0]}"
+            self.suspect("closed", text, names[0])
+
+    def forget(self) -> None:
+        """
+        Let the next answer be one to the newest request.
+        """
+        *before, newest = self.asks
+        if any(not ask.answers and ask.name not in self.kept for ask in before):
+            self.pardoned = True
+        self.asks = [newest]
 
 
 def stable_fields(protocol: Protocol, header: Any, message: Any) -> dict[str, Any]:

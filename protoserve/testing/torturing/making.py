@@ -12,11 +12,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
 
 import attrs
 
-from protoserve.protocol import Protocol
 from protoserve.testing.torturing.breaking import (
     FIELDS,
     Broken,
@@ -25,21 +23,13 @@ from protoserve.testing.torturing.breaking import (
     mutated,
     truncated,
 )
-from protoserve.testing.torturing.cases import (
-    Baseline,
-    Case,
-    End,
-    Pause,
-    Send,
-    Settle,
-    Step,
-)
-from protoserve.testing.torturing.seeds import Keys, Seed, grown, shuffled, wire_form
+from protoserve.testing.torturing.cases import Case, End, Pause, Send, Settle
+from protoserve.testing.torturing.overlapping import overlap
+from protoserve.testing.torturing.plans import BRIEF, Maker, Plan, Script
+from protoserve.testing.torturing.seeds import Seed, grown, shuffled
 
-__all__ = ["KINDS", "Plan", "cases"]
+__all__ = ["KINDS", "cases"]
 
-_BRIEF = 0.004
-"""Seconds in which a server that waits takes what has come."""
 _SILENCE = 0.1
 """Seconds of saying nothing in the middle of a frame."""
 _MOST_PIECES = 32
@@ -48,94 +38,12 @@ _LONG = 60_000
 """Bytes of what is oversize on purpose; a datagram holds as many."""
 
 
-@attrs.define
-class Plan:
-    """
-    What is known of a server, so that cases can be made for it.
-    """
-
-    protocol: Protocol
-    stream: bool
-    seeds: list[Seed]
-    """Valid requests."""
-    known: dict[Seed, Baseline] = attrs.field(factory=dict)
-    """What those are answered by that are answered each time."""
-    kept: frozenset[str] = frozenset()
-    """Messages for which the server has never closed a connection."""
-    probe: Seed | None = None
-    """What the server's health is looked at by."""
-    lanes: int = 8
-    """Connections that the server answers at a time."""
-    keys: Keys = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.keys = Keys(self.protocol)
-
-    @property
-    def stateful(self) -> bool:
-        """
-        Whether the conversation has states.
-        """
-        return bool(self.protocol.states)
-
-    def wire(self, frame: bytes) -> bytes:
-        """
-        Give what is sent for a frame.
-        """
-        return wire_form(self.protocol, frame, stream=self.stream)
-
-
-@attrs.define
-class _Script:
-    """
-    A case in the making.
-    """
-
-    plan: Plan
-    kind: str
-    steps: list[Step] = attrs.field(factory=list)
-    due: set[bytes] = attrs.field(factory=set)
-
-    def frame(self, seed: Seed) -> bytes:
-        """
-        Build a seed under the next key; it is due if it was answered before.
-        """
-        frame = seed.frame(self.plan.keys.take())
-        if seed in self.plan.known:
-            self.due.add(frame)
-        return frame
-
-    def approach(self, seed: Seed) -> None:
-        """
-        Do what has to go before a seed.
-        """
-        for before in seed.approach:
-            self.steps += [Send(self.plan.wire(self.frame(before))), Settle()]
-
-    def case(self, what: str, seed: Seed | None = None, origin: bytes = b"") -> Case:
-        """
-        Finish it.
-        """
-        return Case(
-            self.kind,
-            tuple(self.steps),
-            what,
-            frozenset(self.due),
-            self.plan.kept,
-            None if seed is None else self.plan.known.get(seed),
-            origin,
-        )
-
-
-Maker: TypeAlias = Callable[[Plan, random.Random], Iterator[Case]]
-
-
 # Valid conversations ------------------------------------------------------------
 
 
 def _valid(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for seed in shuffled(plan.seeds, chance):
-        script = _Script(plan, "valid")
+        script = Script(plan, "valid")
         script.approach(seed)
         frame = script.frame(seed)
         script.steps += [Send(plan.wire(frame)), Settle()]
@@ -160,18 +68,18 @@ def _answered(plan: Plan) -> list[Seed]:
 
 def _coalesced(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for some in _several(plan, chance):
-        script = _Script(plan, "coalesced")
+        script = Script(plan, "coalesced")
         data = b"".join(plan.wire(script.frame(seed)) for seed in some)
         cut = chance.randrange(len(data)) if chance.random() < 0.5 else 0
         script.steps.append(Send(data[: cut or None]))
         if cut:
-            script.steps += [Pause(_BRIEF), Send(data[cut:])]
+            script.steps += [Pause(BRIEF), Send(data[cut:])]
         yield script.case(f"{len(some)} requests at once")
 
 
 def _reordered(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for some in _several(plan, chance):
-        script = _Script(plan, "reordered")
+        script = Script(plan, "reordered")
         frames = [plan.wire(script.frame(seed)) for seed in some]
         chance.shuffle(frames)
         script.steps += [Send(frame) for frame in frames]
@@ -180,7 +88,7 @@ def _reordered(plan: Plan, chance: random.Random) -> Iterator[Case]:
 
 def _duplicated(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for seed in shuffled(_answered(plan), chance):
-        script = _Script(plan, "duplicated")
+        script = Script(plan, "duplicated")
         data = plan.wire(script.frame(seed))
         script.steps += [Send(data), Send(data)]
         yield script.case(f"the same {seed.name} twice", seed, data)
@@ -189,10 +97,10 @@ def _duplicated(plan: Plan, chance: random.Random) -> Iterator[Case]:
 def _split(plan: Plan, chance: random.Random) -> Iterator[Case]:
     def each(seed: Seed) -> Iterator[Case]:
         for at in range(1, len(plan.wire(seed.frame(1 if plan.keys.count else None)))):
-            script = _Script(plan, "split")
+            script = Script(plan, "split")
             script.approach(seed)
             data = plan.wire(script.frame(seed))
-            script.steps += [Send(data[:at]), Pause(_BRIEF), Send(data[at:])]
+            script.steps += [Send(data[:at]), Pause(BRIEF), Send(data[at:])]
             yield script.case(f"{seed.name} in two pieces, cut at {at}", seed, data)
 
     yield from _side_by_side(list(plan.known), chance, each)
@@ -200,18 +108,18 @@ def _split(plan: Plan, chance: random.Random) -> Iterator[Case]:
 
 def _slow(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for seed in shuffled(list(plan.known), chance):
-        script = _Script(plan, "slow")
+        script = Script(plan, "slow")
         script.approach(seed)
         data = plan.wire(script.frame(seed))
         size = -(-len(data) // _MOST_PIECES)
         for at in range(0, len(data), size):
-            script.steps += [Send(data[at : at + size]), Pause(_BRIEF / 2)]
+            script.steps += [Send(data[at : at + size]), Pause(BRIEF / 2)]
         yield script.case(f"{seed.name}, {size} bytes at a time", seed, data)
 
 
 def _half_open(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for seed in shuffled(list(plan.known), chance):
-        script = _Script(plan, "half-open")
+        script = Script(plan, "half-open")
         script.approach(seed)
         data = plan.wire(script.frame(seed))
         at = chance.randint(1, max(1, len(data) - 1))
@@ -221,7 +129,7 @@ def _half_open(plan: Plan, chance: random.Random) -> Iterator[Case]:
 
 def _half_closed(plan: Plan, chance: random.Random) -> Iterator[Case]:
     for seed in shuffled(plan.seeds, chance):
-        script = _Script(plan, "half-closed")
+        script = Script(plan, "half-closed")
         script.approach(seed)
         data = plan.wire(script.frame(seed))
         at = chance.randint(0, len(data))
@@ -233,14 +141,10 @@ def _interleaved(plan: Plan, chance: random.Random) -> Iterator[Case]:
     source = shuffled(list(plan.known), chance)
     most = min(3, plan.lanes)
     while most > 1:
-        script = _Script(plan, "interleaved")
+        script = Script(plan, "interleaved")
         pieces: list[list[Send]] = []
         for on, seed in enumerate(itertools.islice(source, most)):
-            script.steps += [
-                attrs.evolve(step, on=on)
-                for before in seed.approach
-                for step in (Send(plan.wire(script.frame(before))), Settle())
-            ]
+            script.approach(seed, on)
             data = plan.wire(script.frame(seed))
             at = chance.randrange(len(data)) if plan.stream else 0
             cut = [data[:at], data[at:]] if at else [data]
@@ -249,7 +153,7 @@ def _interleaved(plan: Plan, chance: random.Random) -> Iterator[Case]:
             return
         for turn in range(2):
             script.steps += [piece[turn] for piece in pieces if turn < len(piece)]
-            script.steps.append(Pause(_BRIEF))
+            script.steps.append(Pause(BRIEF))
         yield script.case(f"{len(pieces)} connections at a time")
 
 
@@ -297,7 +201,7 @@ def _of_frame(breaking: Callable[[Plan, bytes], Iterable[Broken]]) -> Maker:
 def _broken_case(
     plan: Plan, chance: random.Random, seed: Seed, frame: bytes, broken: Broken
 ) -> Case:
-    script = _Script(plan, broken.kind)
+    script = Script(plan, broken.kind)
     script.approach(seed)
     framing = plan.protocol.framing
     data = broken.data
@@ -322,7 +226,7 @@ def _cut_off(plan: Plan, chance: random.Random) -> Iterator[Case]:
     def each(seed: Seed) -> Iterator[Case]:
         data = plan.wire(seed.frame(plan.keys.take()))
         for at in range(len(data)):
-            script = _Script(plan, "cut-off")
+            script = Script(plan, "cut-off")
             script.approach(seed)
             script.steps += [Send(data[:at]), End()]
             what = f"{seed.name}: the end after {at} of {len(data)} bytes"
@@ -342,7 +246,7 @@ def _mutated(plan: Plan, chance: random.Random) -> Iterator[Case]:
 
 def _noise(plan: Plan, chance: random.Random) -> Iterator[Case]:
     while True:
-        script = _Script(plan, "noise")
+        script = Script(plan, "noise")
         size = chance.choice((1, 2, 4, 8, 16, 64, 256))
         kind = chance.randrange(4)
         data = chance.randbytes(size)
@@ -380,7 +284,7 @@ def _out_of_state(plan: Plan, chance: random.Random) -> Iterator[Case]:
     Leave out what has to go before, or do it and then begin again.
     """
     for seed in shuffled([s for s in plan.seeds if s.approach], chance):
-        script = _Script(plan, "state")
+        script = Script(plan, "state")
         approach = list(seed.approach)
         if chance.random() < 0.7:
             del approach[chance.randrange(len(approach)) :]
@@ -418,6 +322,7 @@ KINDS: dict[str, tuple[Maker, int]] = {
     "half-closed": (_half_closed, 4),
     "cut-off": (_cut_off, 6),
     "interleaved": (_interleaved, 3),
+    "overlap": (overlap, 8),
     **{kind: (_of_frame(breaking), 8) for kind, breaking in _FRAMES.items()},
     "oversize": (_oversize, 4),
     "mutated": (_mutated, 16),

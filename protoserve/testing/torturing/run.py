@@ -32,7 +32,8 @@ from protoserve.testing.torturing.engine import Doubt, Engine, UnwellError
 from protoserve.testing.torturing.examining import MOST_ALIKE, Examiner, exception
 from protoserve.testing.torturing.findings import Report
 from protoserve.testing.torturing.judging import Suspicion
-from protoserve.testing.torturing.making import KINDS, Plan, cases
+from protoserve.testing.torturing.making import KINDS, cases
+from protoserve.testing.torturing.plans import Plan
 from protoserve.testing.torturing.target import Child, Remote, Target
 from protoserve.urls import Address
 
@@ -47,6 +48,8 @@ _DRAWN = 6
 """Valid requests of each message that are drawn."""
 _APPROACHES = 3
 """Ways to a state that are tried for each request."""
+_DRAWS = 6
+"""How often requests are drawn until the server answers one."""
 _ROUNDS = 3
 """How often a server may end while it is looked at for the first time."""
 
@@ -115,8 +118,11 @@ def torture(
     try:
         with asyncio.Runner() as runner:
             stream = server.address.is_stream
-            valid = _valid(protocol, list(recorded), seed, stream=stream)
-            plan = Plan(protocol, stream, valid)
+
+            def draw(turn: int) -> list[pool.Seed]:
+                return _valid(protocol, list(recorded), seed, turn, stream=stream)
+
+            plan = Plan(protocol, stream, draw(0))
             run = _Run(
                 protocol,
                 server,
@@ -126,6 +132,7 @@ def torture(
                 progress,
                 most,
                 shrink,
+                draw=draw,
             )
             return run.all(budget, lambda: cases(plan, seed, only))
     finally:
@@ -177,18 +184,27 @@ def _is_alive(pid: int) -> bool:
 
 
 def _valid(
-    protocol: Protocol, recorded: list[bytes], seed: int, *, stream: bool
+    protocol: Protocol, recorded: list[bytes], seed: int, turn: int, *, stream: bool
 ) -> list[pool.Seed]:
     """
     Give the valid requests to begin with.
+
+    Args:
+        protocol: what is spoken.
+        recorded: what real clients have sent; it is there in turn 0.
+        seed: what chance starts from.
+        turn: how many draws there were before, whose requests nobody has answered.
+        stream: whether they are for a stream.
     """
-    found = pool.recorded(protocol, recorded)
-    if recorded and not found:
+    found = [] if turn else pool.recorded(protocol, recorded)
+    if recorded and not found and not turn:
         raise StartError(
             f"none of the {len(recorded)} recorded messages is a request of "
             f"{protocol.name}"
         )
-    found += pool.drawn(protocol, _DRAWN, seed, stream=stream)
+    found += pool.drawn(
+        protocol, _DRAWN, f"{seed} {turn}" if turn else seed, stream=stream
+    )
     return pool.with_approaches(protocol, found, _APPROACHES)
 
 
@@ -228,6 +244,9 @@ class _Run(Examiner):
     One run.
     """
 
+    draw: Callable[[int], list[pool.Seed]] = attrs.field(kw_only=True)
+    """Draws valid requests, others in each turn."""
+
     def all(self, budget: int, source: Callable[[], Iterator[Case]]) -> Report:
         """
         Do all of it.
@@ -263,14 +282,16 @@ class _Run(Examiner):
             reason = exc.strerror or str(exc) or "it takes too long"
             raise StartError(f"cannot reach {self.target.address}: {reason}") from None
         self.runner.run(wire.close())
-        for _ in range(_ROUNDS):
-            found = self.runner.run(calibrate(engine))
-            self._tell_exceptions(())
-            if not self._has_ended(found) or self.report.stopped:
+        found = self._look()
+        unanswered = plan.seeds
+        for turn in range(1, _DRAWS):
+            told = found.doubts or self.report.findings or self.report.stopped
+            if plan.probe is not None or found.is_lost or told:
                 break
-            self._survive(found)
-        else:
-            self.report.stopped = "it does not survive valid requests"
+            plan.seeds = self.draw(turn)
+            found = self._look()
+            plan.seeds += unanswered  # they are valid, and can be broken
+            unanswered = plan.seeds
         for doubt in found.doubts:
             if not self.report.stopped:
                 self._examine(doubt)
@@ -289,6 +310,20 @@ class _Run(Examiner):
             self.report.notes.append(f"not always answered when valid: {names}")
         if plan.lanes == 1:
             self.report.notes.append("it serves one connection at a time")
+
+    def _look(self) -> Calibration:
+        """
+        See what the server makes of the plan's requests; leave out what ends it.
+        """
+        for _ in range(_ROUNDS):
+            found = self.runner.run(calibrate(self.engine))
+            self._tell_exceptions(())
+            if not self._has_ended(found) or self.report.stopped:
+                break
+            self._survive(found)
+        else:
+            self.report.stopped = "it does not survive valid requests"
+        return found
 
     def _has_ended(self, found: Calibration) -> bool:
         """

@@ -164,7 +164,9 @@ def wire_form(protocol: Protocol, frame: bytes, *, stream: bool) -> bytes:
         return frame
 
 
-def drawn(protocol: Protocol, count: int, seed: int, *, stream: bool) -> list[Seed]:
+def drawn(
+    protocol: Protocol, count: int, seed: int | str, *, stream: bool
+) -> list[Seed]:
     """
     Draw valid requests from the declaration.
 
@@ -205,7 +207,7 @@ def drawn(protocol: Protocol, count: int, seed: int, *, stream: bool) -> list[Se
     return found
 
 
-def _examples(strategy: Any, count: int, seed: int) -> list[Any]:
+def _examples(strategy: Any, count: int, seed: int | str) -> list[Any]:
     """
     Draw examples, the simplest first.
     """
