@@ -119,6 +119,8 @@ class _Outlets:
         self._settings = settings
         self._account = account
         self._folders = folders
+        self._lost_before = account.sum("settled_sink")
+        """What processes have lost that did this before; their counts are gone."""
         self._spools: list[Spool] = []
         self._ways: list[tuple[Delivery | Forwarding, list[Spool]]] = []
         self._lock = threading.Lock()
@@ -195,28 +197,36 @@ class _Outlets:
         """
         with self._lock:
             settled = [self._settled(way, spools) for way, spools in self._ways]
-            done = min(each for each, _ in settled)
-            dropped = min(done, max(lost for _, lost in settled))
-            for name, now in (("delivered", done - dropped), ("sink", dropped)):
-                # In shared memory: whoever did this before may have been killed.
-                more = now - self._account.sum(f"settled_{name}")
-                if more > 0:
-                    self._account.add(f"settled_{name}", more)
-                    self._account.add(name, more)
+            workers = {worker for dones, _ in settled for worker in dones}
+            done = sum(
+                min(dones.get(worker, 0) for dones, _ in settled) for worker in workers
+            )
+            lost = self._lost_before + max(lost for _, lost in settled)
+            # In shared memory: whoever did this before may have been killed.
+            dropped = self._account.sum("settled_sink")
+            new = max(0, done - dropped - self._account.sum("settled_delivered"))
+            more = min(new, max(0, lost - dropped))
+            for name, number in (("sink", more), ("delivered", new - more)):
+                if number:
+                    self._account.add(f"settled_{name}", number)
+                    self._account.add(name, number)
 
     def _settled(
         self, way: Delivery | Forwarding, spools: Sequence[Spool]
-    ) -> tuple[int, int]:
+    ) -> tuple[dict[Path, int], int]:
         """
-        Say how many datagrams of this run are done with, and how many of them are lost.
+        Say how many datagrams of this run are done with, by worker, and how many of all
+        that this process has read are lost.
         """
-        done = lost = 0
+        done: dict[Path, int] = {}
+        lost = 0
         for spool in spools:
             position = spool.position(way.group)
-            done += max(0, position - self._folders[spool.folder])
+            come = max(0, position - self._folders[spool.folder])
+            done[spool.folder.parent] = come
             gone = spool.stats.lost.get(way.group, {})
             lost += sum(amount.count for amount in gone.values())
-        return done, min(done, lost + way.stats.dropped)
+        return done, lost + way.stats.dropped
 
     def figures(self) -> tuple[SinkFigures, ...]:
         """

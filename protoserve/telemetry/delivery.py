@@ -205,6 +205,8 @@ class Delivery:
         """
         consumer = None
         try:
+            # Before there is anything to store, so that it is known whether it can be.
+            self._until_done(lambda: self._store([]))
             consumer = self._until_done(lambda: self._log.consume(self.group))
             while batch := self._gather(consumer):
                 self._deliver(consumer, batch)

@@ -7,15 +7,17 @@ and the sink's if there are several ways.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from protoserve.account import REASONS, Balance
 from protoserve.protocol import Protocol
+from protoserve.rarelog import RareLog
 from protoserve.service import Service
 from protoserve.telemetry.delivery import Delivery
-from protoserve.telemetry.logs.base import Log
+from protoserve.telemetry.logs.base import Log, LogUnavailableError
 from protoserve.telemetry.logs.registry import open_log
 from protoserve.telemetry.metrics import Figures, SinkFigures
 from protoserve.telemetry.putaside import PutAside
@@ -23,6 +25,8 @@ from protoserve.telemetry.sinks.registry import open_sink
 from protoserve.telemetry.working import Handling, Unpacking
 
 __all__ = ["Working"]
+
+_rare = RareLog(logging.getLogger("protoserve"))
 
 _MAX_ROWS = 50_000
 _MAX_AGE = 1.0
@@ -89,28 +93,39 @@ class Working:
             )
             self._ways.append((name, delivery))
             self._groups.append(own)
-        if since is not None:
-            for each in self._groups:
-                self._seek(each, since)
+        self._since = since
 
     def _seek(self, group: str, since: float) -> None:
-        consumer = self._log.consume(group)
-        try:
-            if isinstance(since, int):
-                consumer.seek(sequence=since)
+        """
+        Have a group begin where it is to, as soon as the log can be reached.
+        """
+        while not self._stopping.is_set():
+            try:
+                consumer = self._log.consume(group)
+                try:
+                    if isinstance(since, int):
+                        consumer.seek(sequence=since)
+                    else:
+                        consumer.seek(time=since)
+                finally:
+                    consumer.close()
+            except LogUnavailableError as error:
+                _rare.log(logging.WARNING, "%s; it is tried again", error)
+                self._stopping.wait(1.0)
             else:
-                consumer.seek(time=since)
-        finally:
-            consumer.close()
+                return
 
     def run(self, on_ready: Callable[[], object] | None = None) -> None:
         """
         Work until `stop`.
         """
-        for _, way in self._ways:
-            way.start()
         if on_ready is not None:
             on_ready()
+        if self._since is not None:
+            for group in self._groups:
+                self._seek(group, self._since)
+        for _, way in self._ways:
+            way.start()
         while not self._stopping.wait(0.5):
             pass
         enders = [

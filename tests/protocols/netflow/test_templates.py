@@ -304,3 +304,23 @@ def test_encode_needs_all_values():
         PORTS.encode([{PORT: 1}])
     with pytest.raises(ValueError, match="sourceTransportPort: expected a unsigned16"):
         ports((70_000, 1))
+
+
+def test_preface(tabulator, senders):
+    """Who begins elsewhere learns all of an exporter's templates from the preface."""
+    many = [Template.of(300 + i, [(1, 4)] * 99, version=V9) for i in range(9)]
+    options = Template.of(400, [(1, 4), (34, 4)], version=V9, scopes=1)
+    sent = [ipfix((2, PORTS.definition()), domain=7)]
+    sent += [v9((0, each.definition())) for each in many]
+    sent += [v9((1, options.definition()))]
+    tabulator.tables(senders.block(sent))
+    (peer,) = senders.peers
+    preface = list(tabulator.preface(peer))
+    assert max(map(len, preface)) < 1500
+    other = NetFlowTabulator()
+    assert [] == list(other.tables(senders.block(preface)).refused)
+    first, second = (
+        set(each.cache.known(peer.host, START)) for each in (tabulator, other)
+    )
+    assert 11 == len(first)
+    assert first == second
