@@ -107,6 +107,7 @@ def postgresql_server():
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": folder / "data",
             "port": port,
+            "fsync": "off",  # the kernel outlives it here, whatever happens
             "log_timezone": "UTC",
             "timezone": "Europe/Berlin",
         }
@@ -122,7 +123,7 @@ def postgresql_server():
         finally:
             # Its other processes end by themselves, and before the folder does.
             if server.process is not None:
-                server.process.send_signal(signal.SIGINT)
+                server.process.send_signal(signal.SIGQUIT)
                 server.process.wait(PATIENCE)
 
 
