@@ -21,6 +21,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import mmap
 import os
 import socket
 import sys
@@ -258,7 +259,11 @@ class Runner:
     """When everything has to be over, in monotonic seconds, after `stop`."""
 
     _binder: int = attrs.field(factory=os.getpid, init=False)
-    _drops: dict[socket.socket, int] = attrs.field(factory=dict, init=False)
+    _drops: memoryview = attrs.field(factory=lambda: memoryview(b""), init=False)
+    """
+    What the kernel's counts were, by socket. It is shared with all processes, since
+    one that is started anew must not count what another has counted.
+    """
     _drops_lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -268,19 +273,22 @@ class Runner:
         """
         Account for what the kernel has dropped since the last time.
 
-        For the process that has bound; a queue that is full tells nobody.
+        For one process at a time, the one that has bound or the one beside the workers;
+        a queue that is full tells nobody.
         """
-        if os.getpid() != self._binder:
+        if os.getpid() != self._binder or not self._drops:
             return
         with self._drops_lock:
-            for sockets in self._sockets:
-                for sock in dict.fromkeys(sockets):
-                    now = dropped_by_kernel(sock)
-                    if now is not None:
-                        lost = (now - self._drops.get(sock, 0)) & 0xFFFFFFFF
-                        self._drops[sock] = now
-                        if lost:
-                            self.service.account.lose("kernel", lost)
+            for place, sock in enumerate(self._all_sockets()):
+                now = dropped_by_kernel(sock)
+                if now is not None:
+                    lost = (now - self._drops[place]) & 0xFFFFFFFF
+                    self._drops[place] = now
+                    if lost:
+                        self.service.account.lose("kernel", lost)
+
+    def _all_sockets(self) -> list[socket.socket]:
+        return list(dict.fromkeys(itertools.chain.from_iterable(self._sockets)))
 
     def open(self) -> None:
         """
@@ -323,6 +331,8 @@ class Runner:
         except BaseException:
             self._close_servers()
             raise
+        shared = mmap.mmap(-1, 8 * max(1, len(self._all_sockets())))
+        self._drops = memoryview(shared).cast("q")
         return self.bound
 
     def datagram_servers(self) -> list[BatchMixIn]:
@@ -481,6 +491,8 @@ class Runner:
             self._waker = Waker()
             work(number, ready)
 
+        if self.beside is not None:
+            self._binder = 0  # the process beside the workers counts
         supervisor = Supervisor(begin, count, stop=self.stop, drain=self.drain)
         self._supervisor = supervisor
         try:

@@ -21,8 +21,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from protoserve.cli.logs import set_up_logging
-from protoserve.cli.metrics import place_of, served, tell_metrics
+from protoserve.cli.metrics import place_of, pushed, served, tell_metrics
 from protoserve.cli.targets import CommandError, load, look_here
 from protoserve.limits import Limits
 from protoserve.protocol import Protocol
@@ -167,6 +169,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         spread=options["spread"],
         drain=float(options["drain"]),
         metrics=place_of(options["metrics"]),
+        otlp=options["otlp"],
     )
 
 
@@ -256,6 +259,7 @@ def _plain(figures: Figures) -> dict[str, Any]:
             for sink in figures.sinks
         ],
         "spool_bytes": figures.spool_bytes,
+        "losses": [attrs.asdict(losses) for losses in figures.losses],
     }
 
 
@@ -347,6 +351,7 @@ def work(
     since: str | None,
     spool: str | None,
     metrics: str | None,
+    otlp: str | None,
     drain: float,
     as_json: bool,
     log_format: str,
@@ -363,6 +368,7 @@ def work(
         since: from where on: a sequence, or a moment.
         spool: the folder for what is kept between runs.
         metrics: where metrics are served, ``HOST:PORT``.
+        otlp: the URL that they are pushed to.
         drain: seconds in which everything is to end.
         as_json: write how it goes, each second.
         log_format: as for `set_up_logging`.
@@ -399,6 +405,7 @@ def work(
     _on_signals(working.stop)
     with (
         served(metrics, working.figures),
+        pushed(otlp, working.figures),
         _shown(working.figures, as_json=as_json),
     ):
         working.run(lambda: tell_line(f"working for {group}"))

@@ -16,11 +16,18 @@ from protoserve.cli.targets import CommandError
 if TYPE_CHECKING:
     from protoserve.telemetry.metrics import Figures
 
-__all__ = ["Metrics", "place_of", "served", "tell_metrics"]
+__all__ = ["Metrics", "Otlp", "place_of", "pushed", "served", "tell_metrics"]
 
 Metrics = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Serve metrics for Prometheus there."),
+]
+Otlp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Push metrics to an OpenTelemetry collector there: http://HOST:4318.",
+    ),
 ]
 
 
@@ -71,3 +78,17 @@ def served(text: str | None, read: Callable[[], Figures]) -> Iterator[None]:
         yield
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def pushed(url: str | None, read: Callable[[], Figures]) -> Iterator[None]:
+    """
+    Push figures to a URL, if there is one, as long as what is within lasts.
+    """
+    if url is None:
+        yield
+        return
+    from protoserve.telemetry.otel import MetricsPusher
+
+    with contextlib.closing(MetricsPusher(url, read)):
+        yield

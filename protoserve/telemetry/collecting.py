@@ -37,6 +37,7 @@ from protoserve.telemetry.forwarding import Forwarding
 from protoserve.telemetry.intake import Intake
 from protoserve.telemetry.logs.base import Log, LogUnavailableError
 from protoserve.telemetry.logs.registry import open_log
+from protoserve.telemetry.losses import read_losses
 from protoserve.telemetry.metrics import Figures, MetricsServer, SinkFigures
 from protoserve.telemetry.putaside import PutAside
 from protoserve.telemetry.rates import Rates
@@ -101,6 +102,8 @@ class Settings:
     """Seconds in which everything is to end."""
     metrics: tuple[str, int] | None = None
     """Where metrics are served."""
+    otlp: str | None = None
+    """The URL that metrics are pushed to."""
 
 
 class _Outlets:
@@ -317,6 +320,10 @@ class Collecting:
             open_sink(url)
         if settings.to is not None:
             open_log(settings.to, name=settings.protocol.name).close()
+        if settings.otlp is not None:
+            from protoserve.telemetry.otel import check_url
+
+            check_url(settings.otlp)
         if settings.where is not None or settings.select is not None:
             Selection(settings.where, settings.select).close()
 
@@ -403,6 +410,7 @@ class Collecting:
             handed_over = main.total - self._folders[main.folder]
             self.account.join(worker, handed_over)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOSSES).unlink(missing_ok=True)  # that is of another run
         self._collector.start(
             tabulator_of(settings.protocol, folder),
             tables=spools.get(ROWS),
@@ -410,6 +418,7 @@ class Collecting:
             dead_letters=DeadLetters(folder / "dead-letters.jsonl"),
             select=selection,
             rates=None if settings.rate is None else Rates(settings.rate),
+            losses=folder / LOSSES,
         )
         try:
             yield
@@ -439,12 +448,23 @@ class Collecting:
                 counted={name: self.account.sum(name) for name in COUNTED},
                 sinks=outlets.figures(),
                 spool_bytes=outlets.size(),
+                losses=tuple(
+                    read_losses(
+                        self._own_folder(number) / LOSSES
+                        for number in range(self.settings.workers)
+                    )
+                ),
             )
 
         metrics = None
         if self.settings.metrics is not None:
             metrics = MetricsServer(*self.settings.metrics, figures)
             self._on_metrics(metrics.port)
+        pusher = None
+        if self.settings.otlp is not None:
+            from protoserve.telemetry.otel import MetricsPusher
+
+            pusher = MetricsPusher(self.settings.otlp, figures)
         outlets.start()
         ended = threading.Event()
         watcher = threading.Thread(
@@ -459,6 +479,8 @@ class Collecting:
             watcher.join()
             if metrics is not None:
                 metrics.close()
+            if pusher is not None:
+                pusher.close()
 
     def _watch(self, outlets: _Outlets, ended: threading.Event) -> None:
         while not ended.wait(_LOOK):
@@ -484,6 +506,8 @@ class Collecting:
             outlets.close(deadline)
 
 
+LOSSES = "losses.json"
+"""What is missing of each exporter, in the folder of each receiving process."""
 ROWS, DATAGRAMS = "rows", "datagrams"
 """The spools' folders: tables for sinks, datagrams for a log."""
 

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from protoserve.telemetry.deadletters import DeadLetters
 from protoserve.telemetry.gaps import Gaps
 from protoserve.telemetry.intake import Intake
 from protoserve.telemetry.logs.base import LogUnavailableError
+from protoserve.telemetry.losses import write_losses
 from protoserve.telemetry.packing import pack_frames, pack_tables
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames, Tables, Tabulator
@@ -84,6 +86,7 @@ class Collector:
         self._account = account
         self._intake = intake
         self._told = dict.fromkeys(GAPS, 0)
+        self._reported = tuple(self._told.values())
         self._exporters: set[str] = set()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -98,6 +101,7 @@ class Collector:
         dead_letters: DeadLetters | None = None,
         select: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         rates: Rates | None = None,
+        losses: Path | None = None,
     ) -> None:
         """
         Begin to work, in a thread.
@@ -109,6 +113,7 @@ class Collector:
             dead_letters: where those are kept that are no messages, if anywhere.
             select: changes tables before they are kept: a filter, a choice of columns.
             rates: how much each exporter may send.
+            losses: the file that says what is missing of each, if there is to be one.
         """
         self._tabulator = tabulator
         self._tables = tables
@@ -116,6 +121,7 @@ class Collector:
         self._dead_letters = dead_letters
         self._select = select
         self._rates = rates
+        self._losses = losses
         self._thread = threading.Thread(
             target=self._work, name="protoserve-collector", daemon=True
         )
@@ -156,7 +162,9 @@ class Collector:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + _TICK
                 self._settle(self._tabulator.tick(time.time()), None)
+                self._report()
         self._settle(self._tabulator.close(), None)
+        self._report()
         if self._dead_letters is not None:
             self._dead_letters.close()
 
@@ -210,6 +218,15 @@ class Collector:
             self._keep(self._tables, "", pack_tables(tables), count)
         elif count:
             self._account.deliver(count)  # there is nothing in them to be stored
+
+    def _report(self) -> None:
+        """
+        Write down what is missing of each exporter, if that is something else now.
+        """
+        told = tuple(self._told.values())
+        if self._losses is not None and told != self._reported:
+            self._reported = told
+            write_losses(self._losses, self.gaps)
 
     def _tell(self, name: str, number: int) -> None:
         if number:

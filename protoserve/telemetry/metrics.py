@@ -1,38 +1,26 @@
 """
-What is counted, for Prometheus.
+What is counted, by name, and an HTTP server that tells Prometheus.
 
-The names are those of `COUNTERS` and `GAUGES`; the figures are read when they are asked
-for, and are the sums over all processes. Serving them takes a thread and
-``prometheus-client``, which the extra ``protoserve[prometheus]`` brings.
+`MEASURES` has all names; the figures are read when they are asked for, and are the sums
+over all processes. Serving them takes a thread and ``prometheus-client``, which the extra
+``protoserve[prometheus]`` brings. `protoserve.telemetry.otel` pushes the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from protoserve.account import Balance
 from protoserve.errors import DeclarationError
+from protoserve.telemetry.losses import Losses
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
-__all__ = ["Figures", "MetricsServer", "SinkFigures"]
-
-_PREFIX = "protoserve_"
-_COUNTED = {
-    "bytes": ("received_bytes", "Bytes of the datagrams that were received."),
-    "rows": ("rows", "Rows that were made of datagrams."),
-    "missing": (
-        "sequence_missing",
-        "What exporters have counted and has not come, in the units of their counters.",
-    ),
-    "duplicates": ("sequence_duplicates", "Datagrams that came twice."),
-    "reordered": ("sequence_reordered", "Datagrams that came late."),
-    "restarts": ("sequence_restarts", "How often exporters' counters began anew."),
-}
+__all__ = ["MEASURES", "Figures", "Measure", "MetricsServer", "SinkFigures"]
 
 
 @attrs.frozen(kw_only=True)
@@ -46,9 +34,6 @@ class SinkFigures:
     """Rows that are stored."""
     lag: int = 0
     """Entries that are not stored yet."""
-    lag_bytes: int = 0
-    lag_seconds: float = 0.0
-    """The age of the oldest of them."""
     retries: int = 0
     refused: int = 0
     """Entries that the store does not take."""
@@ -66,6 +51,8 @@ class Figures:
     counted: Mapping[str, int] = attrs.field(factory=dict)
     sinks: tuple[SinkFigures, ...] = ()
     spool_bytes: int | None = None
+    losses: tuple[Losses, ...] = ()
+    """What is missing of each exporter; those first that lose most."""
 
 
 class MetricsServer:
@@ -105,6 +92,164 @@ class MetricsServer:
         self._thread.join()
 
 
+Values: TypeAlias = "list[tuple[dict[str, str], float]]"
+"""Labels, and the value that has them."""
+
+
+@attrs.frozen
+class Measure:
+    """
+    One of the figures by its name, as those who watch get it.
+    """
+
+    name: str
+    is_counter: bool
+    """Whether it only grows; Prometheus adds ``_total`` to the name then."""
+    text: str
+    values: Callable[[Figures], Values]
+    """Gives it; empty where there is no such thing."""
+    label: str = ""
+    """What its values are told apart by."""
+
+
+def _one(read: Callable[[Figures], float | None]) -> Callable[[Figures], Values]:
+    def values(figures: Figures) -> Values:
+        value = read(figures)
+        return [] if value is None else [({}, value)]
+
+    return values
+
+
+def _counted(key: str) -> Callable[[Figures], Values]:
+    return _one(lambda figures: figures.counted.get(key))
+
+
+def _of_sinks(field: str) -> Callable[[Figures], Values]:
+    return lambda figures: [
+        ({"sink": sink.name}, getattr(sink, field)) for sink in figures.sinks
+    ]
+
+
+def _of_exporters(field: str) -> Callable[[Figures], Values]:
+    return lambda figures: [
+        ({"exporter": each.exporter}, getattr(each, field)) for each in figures.losses
+    ]
+
+
+MEASURES = (
+    Measure(
+        "protoserve_datagrams_received",
+        True,
+        "Datagrams that came, those included that the kernel dropped.",
+        _one(lambda figures: figures.balance.received),
+    ),
+    Measure(
+        "protoserve_datagrams_delivered",
+        True,
+        "Datagrams whose rows are where they should go.",
+        _one(lambda figures: figures.balance.delivered),
+    ),
+    Measure(
+        "protoserve_datagrams_dropped",
+        True,
+        "Datagrams that were dropped, by reason.",
+        lambda figures: [
+            ({"reason": reason}, number)
+            for reason, number in figures.balance.dropped.items()
+        ],
+        "reason",
+    ),
+    Measure(
+        "protoserve_datagrams_in_flight",
+        False,
+        "Datagrams that are neither delivered nor dropped yet.",
+        _one(lambda figures: figures.balance.in_flight),
+    ),
+    Measure(
+        "protoserve_received_bytes",
+        True,
+        "Bytes of the datagrams that were received.",
+        _counted("bytes"),
+    ),
+    Measure(
+        "protoserve_rows",
+        True,
+        "Rows that were made of datagrams.",
+        _counted("rows"),
+    ),
+    Measure(
+        "protoserve_sequence_missing",
+        True,
+        "What exporters have counted and has not come, in the units of their counters.",
+        _counted("missing"),
+    ),
+    Measure(
+        "protoserve_sequence_duplicates",
+        True,
+        "Datagrams that came twice.",
+        _counted("duplicates"),
+    ),
+    Measure(
+        "protoserve_sequence_reordered",
+        True,
+        "Datagrams that came late.",
+        _counted("reordered"),
+    ),
+    Measure(
+        "protoserve_sequence_restarts",
+        True,
+        "How often exporters' counters began anew.",
+        _counted("restarts"),
+    ),
+    # These are no counters, as the list has an end: an exporter may leave it.
+    *(
+        Measure(
+            f"protoserve_exporter_sequence_{field}",
+            False,
+            "The same of each exporter, for those of which most is missing.",
+            _of_exporters(field),
+            "exporter",
+        )
+        for field in ("missing", "duplicates", "reordered", "restarts")
+    ),
+    Measure(
+        "protoserve_exporters",
+        False,
+        "Exporters that have sent something.",
+        _counted("exporters"),
+    ),
+    Measure(
+        "protoserve_spool_bytes",
+        False,
+        "Bytes of the spool.",
+        _one(lambda figures: figures.spool_bytes),
+    ),
+    Measure("protoserve_sink_rows", True, "Rows stored.", _of_sinks("rows"), "sink"),
+    Measure(
+        "protoserve_sink_lag_entries",
+        False,
+        "Entries not stored yet.",
+        _of_sinks("lag"),
+        "sink",
+    ),
+    Measure(
+        "protoserve_sink_retries",
+        True,
+        "Attempts that failed.",
+        _of_sinks("retries"),
+        "sink",
+    ),
+    Measure(
+        "protoserve_sink_refused",
+        True,
+        "Entries not taken.",
+        _of_sinks("refused"),
+        "sink",
+    ),
+)
+"""All of them; `docs/collect.md` has them too."""
+
+
 class _Collector:
     """
     Gives figures in the form of prometheus-client.
@@ -126,66 +271,11 @@ class _Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         figures = self._read()
-        balance = figures.balance
-
-        def counter(name: str, text: str, value: float) -> Any:
-            return CounterMetricFamily(_PREFIX + name, text, value=value)
-
-        def gauge(name: str, text: str, value: float) -> Any:
-            return GaugeMetricFamily(_PREFIX + name, text, value=value)
-
-        yield counter(
-            "datagrams_received",
-            "Datagrams that came, those included that the kernel dropped.",
-            balance.received,
-        )
-        yield counter(
-            "datagrams_delivered",
-            "Datagrams whose rows are where they should go.",
-            balance.delivered,
-        )
-        dropped = CounterMetricFamily(
-            _PREFIX + "datagrams_dropped",
-            "Datagrams that were dropped, by reason.",
-            labels=["reason"],
-        )
-        for reason, number in balance.dropped.items():
-            dropped.add_metric([reason], number)
-        yield dropped
-        yield gauge(
-            "datagrams_in_flight",
-            "Datagrams that are neither delivered nor dropped yet.",
-            balance.in_flight,
-        )
-        for key, (name, text) in _COUNTED.items():
-            if key in figures.counted:
-                yield counter(name, text, figures.counted[key])
-        if figures.spool_bytes is not None:
-            yield gauge("spool_bytes", "Bytes of the spool.", figures.spool_bytes)
-        if "exporters" in figures.counted:
-            known = figures.counted["exporters"]
-            yield gauge("exporters", "Exporters that have sent something.", known)
-        if figures.sinks:
-            yield from self._sinks(figures.sinks)
-
-    def _sinks(self, sinks: Iterable[SinkFigures]) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        kinds: tuple[tuple[Any, str, str, str], ...] = (
-            (CounterMetricFamily, "rows", "sink_rows", "Rows stored."),
-            (GaugeMetricFamily, "lag", "sink_lag_entries", "Entries not stored yet."),
-            (GaugeMetricFamily, "lag_bytes", "sink_lag_bytes", "Bytes of them."),
-            (
-                GaugeMetricFamily,
-                "lag_seconds",
-                "sink_lag_seconds",
-                "Age of the oldest of them.",
-            ),
-            (CounterMetricFamily, "retries", "sink_retries", "Attempts that failed."),
-            (CounterMetricFamily, "refused", "sink_refused", "Entries not taken."),
-        )
-        for kind, key, name, text in kinds:
-            family = kind(_PREFIX + name, text, labels=["sink"])
-            for sink in sinks:
-                family.add_metric([sink.name], getattr(sink, key))
-            yield family
+        for measure in MEASURES:
+            kind: Any = CounterMetricFamily if measure.is_counter else GaugeMetricFamily
+            labels = [measure.label] if measure.label else []
+            family = kind(measure.name, measure.text, labels=labels)
+            for said, value in measure.values(figures):
+                family.add_metric([*said.values()], value)
+            if family.samples:
+                yield family

@@ -156,6 +156,12 @@ def test_gaps(tmp_path):
         assert 13 == figures["sequence_missing_total"]
         assert 1 == figures["sequence_reordered_total"]
         assert 1 == figures["sequence_duplicates_total"]
+        of = '{exporter="127.0.0.1"}'
+        until(lambda: "exporter_sequence_missing" + of in running.metrics(), PATIENCE)
+        assert 13 == running.metrics()["exporter_sequence_missing" + of]
+        assert 0 == running.stop()
+        (losses,) = running.last()["losses"]
+        assert {"exporter": "127.0.0.1", "missing": 13}.items() <= losses.items()
 
 
 def test_killed_and_started_again(tmp_path):

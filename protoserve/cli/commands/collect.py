@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from protoserve.cli.metrics import Metrics
+from protoserve.cli.metrics import Metrics, Otlp
 from protoserve.cli.options import (
     AsJsonLines,
     Drain,
@@ -135,6 +135,7 @@ def collect(
         ),
     ] = None,
     metrics: Metrics = None,
+    otlp: Otlp = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -172,6 +173,7 @@ def collect(
         "queue_full": queue_full,
         "rate": rate,
         "metrics": metrics,
+        "otlp": otlp,
         "limit": limit,
         "drain": drain,
     }

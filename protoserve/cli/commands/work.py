@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from protoserve.cli.metrics import Metrics
+from protoserve.cli.metrics import Metrics, Otlp
 from protoserve.cli.options import AsJsonLines, Drain, LogFormat, Verbose
 
 __all__ = ["work"]
@@ -57,6 +57,7 @@ def work(
         ),
     ] = None,
     metrics: Metrics = None,
+    otlp: Otlp = None,
     drain: Drain = 10.0,
     as_json: AsJsonLines = False,
     log_format: LogFormat = "console",
@@ -78,6 +79,7 @@ def work(
             since=since,
             spool=spool,
             metrics=metrics,
+            otlp=otlp,
             drain=drain,
             as_json=as_json,
             log_format=log_format,

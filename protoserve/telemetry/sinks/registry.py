@@ -92,11 +92,12 @@ def open_sink(url: str) -> Sink:
     try:
         module = importlib.import_module(f"{__package__}.{kind.module}")
         sink: Sink = getattr(module, kind.name)(url)
-    except ModuleNotFoundError as exc:
+    except ImportError as exc:  # a library may be there, and not what it needs itself
         if str(exc.name).startswith("protoserve"):
             raise
+        missing = exc.name if isinstance(exc, ModuleNotFoundError) else exc
         raise DeclarationError(
-            f"the sink {scheme}: needs {exc.name}; install it with "
+            f"the sink {scheme}: needs {missing}; install it with "
             f"pip install 'protoserve[{kind.extra}]'"
         ) from exc
     sink.max_rows = wishes.get("max_rows", sink.max_rows)
