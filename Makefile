@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 WORKERS ?= auto
 
-.PHONY: help demo test lint bench fuzz torture clean
+.PHONY: help demo test lint bench fuzz torture soak clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -38,9 +38,13 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[bench]'
 	$(BIN)/python -m benchmarks.server --write-docs $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.telemetry --write-docs
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --cases 200000
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.telemetry.soak --minutes 5 $(SOAK_ARGS)
 
 torture: $(STAMP)
 	$(BIN)/python -m tests.testing.torment --cases 100000

@@ -129,8 +129,12 @@ class Peer:
     def host(self) -> str:
         """
         The peer's host, or its path; a name that only the kernel knows begins with @.
+
+        A Unix socket without a name has none: the text is empty.
         """
         address = self.address
+        if address is None:  # as datagrams tell of such a socket
+            return ""
         if isinstance(address, bytes):  # of Linux's abstract Unix sockets
             return address.decode("utf-8", "backslashreplace").replace("\0", "@")
         return str(address[0] if isinstance(address, tuple) else address)

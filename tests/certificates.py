@@ -9,7 +9,7 @@ import warnings
 
 import trustme
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Authority:

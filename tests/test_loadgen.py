@@ -197,12 +197,14 @@ def test_closed_loop(transport, pipeline):
         # A Unix socket for datagrams has room for ten or so.
         connections = 1 if transport == "unixgram" else 2
         asked = load(server.url, pipeline=pipeline, connections=connections)
+        begun = time.monotonic()
         figures = run_load(asked)
+        took = time.monotonic() - begun
     assert {} == figures.errors
     assert 10 < figures.answered == figures.sent
     assert 0 == figures.unsent == figures.late
     assert figures.answered == sum(figures.times.values())
-    assert figures.seconds == pytest.approx(0.2, abs=0.1)
+    assert 0.2 <= figures.seconds <= took
     assert figures.bytes_sent >= figures.sent * 4
     plain = figures.as_plain()["latency"]
     assert 0 < plain["min"] <= plain["p50"] <= plain["p99"] <= plain["max"]
@@ -243,7 +245,7 @@ def test_datagrams_of_several_frames():
             sock.sendto(b"\4\2" + one[2:] + b"\4\2" + two[2:], where)
 
     with answering(answer, socket.SOCK_DGRAM) as url:
-        asked = load(url, protocol, connections=1, pipeline=2, timeout=0.5)
+        asked = load(url, protocol, connections=1, pipeline=2, timeout=2.0)
         figures = run_load(asked)
     assert figures.answered > 10
     assert figures.failed <= 2  # at the end they may be alone
@@ -254,8 +256,9 @@ def test_rate():
     with live(Service(spoken, Echo()), mode="loop") as server:
         figures = run_load(load(server.url, rate=500, duration=0.4, pipeline=50))
     assert {} == figures.errors
-    assert 200 == pytest.approx(figures.answered, abs=15)
-    assert figures.sent == figures.answered
+    due = figures.sent + figures.unsent  # these, if the machine is away at the end
+    assert 500 * figures.seconds == pytest.approx(due, abs=15)
+    assert 100 < figures.sent == figures.answered
 
 
 def test_course():
@@ -334,7 +337,7 @@ def test_no_coordinated_omission():
     assert closed.percentile(90) < 0.1
     assert {} == due.errors
     # 400 of 1000 were due in the pause, and had to wait for its end.
-    assert 0.1 < due.percentile(75) < due.percentile(90) < 0.5
+    assert 0.1 < due.percentile(75) < due.percentile(90) < 2.0
 
 
 def test_rate_that_is_too_high():
@@ -383,7 +386,7 @@ def test_late_answers():
             held = b"\2" + data[1:]
 
     with answering(answer, socket.SOCK_DGRAM) as url:
-        asked = load(url, connections=1, timeout=0.05, duration=0.4)
+        asked = load(url, connections=1, timeout=0.05, duration=1.0)
         figures = run_load(asked)
     assert figures.late > 0
     assert figures.errors["timeout"] > 0
@@ -474,7 +477,7 @@ def test_server_that_goes_and_comes():
 
     runner, thread = serve()
     figures = []
-    asked = load(url, duration=1.5, warm_up=0, connections=2)
+    asked = load(url, duration=4.0, warm_up=0, connections=2)
     loading = threading.Thread(target=lambda: figures.append(run_load(asked)))
     loading.start()
     until(lambda: app.connections == 2)

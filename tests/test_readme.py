@@ -63,7 +63,7 @@ def ask(module, url):
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     session = Session(module.sensors, Role.CLIENT, stream=stream)
     with socket.socket(type=kind) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect((host, int(port)))
         session.send(module.Reading(7, 21.5, samples=[1, 2, 3]))
         (data,) = session.data_to_send()
@@ -114,7 +114,7 @@ def test_classic_server(module, monkeypatch, capsys):
     program = compile(code.replace("9000", "0"), "README.md", "exec")
     thread = threading.Thread(target=exec, args=(program, {}))
     thread.start()
-    assert running.wait(20)
+    assert running.wait(60)
     host, port = running.server.server_address
     assert module.Ack(7) == ask(module, f"tcp://{host}:{port}").message
     running.server.shutdown()

@@ -19,9 +19,9 @@ class BuildError(Exception):
     """
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, sources: Path = SOURCES) -> None:
     """
-    Compile every program into a folder.
+    Compile every program of a folder into another.
 
     Raises:
         BuildError: that cannot be done.
@@ -29,7 +29,7 @@ def build(folder: Path) -> None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise BuildError("no C compiler is found: install gcc, or name one in CC")
-    for source in sorted(SOURCES.glob("*.c")):
+    for source in sorted(sources.glob("*.c")):
         command = [compiler, *FLAGS, "-o", str(folder / source.stem), str(source)]
         try:
             subprocess.run(

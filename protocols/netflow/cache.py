@@ -2,10 +2,10 @@
 The templates that exporters have sent: bounded, expiring, and safe from strangers.
 
 Anyone can send templates from as many made-up addresses as they like. So an exporter is
-on probation until a template of its comes a second time, a while later; strangers then
-push out each other, but none that is proven. A proven exporter gives its place up when
-all its templates have expired, and only then. Those on the allow-list are proven from
-the start.
+on probation until a template of its comes a second time, or data by it, a while later;
+strangers then push out each other, but none that is proven. A proven exporter gives its
+place up when all its templates have expired, and only then. Those on the allow-list are
+proven from the start.
 
 How much is kept is bounded three ways: exporters, templates of each, and bytes. A
 template expires when it was not sent again for a while, as UDP asks for (RFC 7011
@@ -47,7 +47,7 @@ class TemplateLimits:
     lifetime: float = 5400.0
     """Seconds after which a template that was not sent again is forgotten."""
     probation: float = 1.0
-    """Seconds after which an exporter that sends a template again is proven."""
+    """Seconds after which an exporter that sends a template again, or data, is proven."""
     allowed: Collection[str] = ()
     """Addresses that need not prove themselves."""
 
@@ -146,6 +146,18 @@ class TemplateCache:
         if known is None or now - known.seen > self._limits.lifetime:
             return None
         return known.template
+
+    def use(self, host: str, key: int, now: float) -> Template | None:
+        """
+        Give a template by which data has come, if it is known and has not expired.
+        """
+        template = self.find(host, key, now)
+        stranger = self._strangers.exporters.get(host)
+        if template is not None and stranger is not None:
+            since = stranger.templates[key].since
+            if now - since >= self._limits.probation:
+                self._prove(host, now)
+        return template
 
     def known(self, host: str, now: float) -> list[tuple[int, Template]]:
         """

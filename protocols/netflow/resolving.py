@@ -169,7 +169,7 @@ class Templates:
                 changed.append((k, changes))
                 continue
             host, version, domain = self.streams.streams[stream]
-            known = self.cache.find(
+            known = self.cache.use(
                 host, template_key(version, domain, template_id), self.now
             )
             layout = None if known is None else known.layout

@@ -105,11 +105,11 @@ def located(
     if layout.is_fixed:
         (size,) = layout.stretches
         counts = (sets.ends - sets.starts) // size
-        owners = np.repeat(np.arange(len(sets)), counts)
         before = np.cumsum(counts) - counts
-        within = np.arange(len(owners)) - before[owners]
-        starts = sets.starts[owners] + within * size
-        return Part(layout, sets.frames[owners], sets.ids[owners], (starts,))
+        starts = np.repeat(sets.starts - before * size, counts)
+        starts += np.arange(len(starts)) * size
+        frames, ids = np.repeat(sets.frames, counts), np.repeat(sets.ids, counts)
+        return Part(layout, frames, ids, (starts,))
     places: list[int] = []
     owners_of: list[int] = []
     width = 3 * len(layout.stretches) - 2
@@ -197,11 +197,13 @@ class RowTables:
                 at, sizes = next(variable)
                 if column.kind != PADDING and self._is_wanted(column):
                     found[column.name] = _listed(column.kind, data, at, sizes)
-        heads = frames.starts[part.frames]
+        used = np.flatnonzero(np.bincount(part.frames, minlength=len(frames)))
+        heads = frames.starts[used]
         for name, offset, size in _HEADS[layout.version]:
             if name not in found:
-                values = number(data, heads + offset, size)
-                found[name] = pa.array(values.astype(f"u{size}"))
+                values = np.zeros(len(frames), f"u{size}")
+                values[used] = number(data, heads + offset, size)
+                found[name] = pa.array(values[part.frames])
         if layout.version != V5 and "templateId" not in found:
             found["templateId"] = pa.array(part.ids.astype("u2"))
         places = pa.array(part.frames)
@@ -254,10 +256,16 @@ def _gathered(data: NDArray[np.uint8], starts: NDArray[np.int64], size: int) -> 
     """
     if not len(starts):
         return np.zeros(0, f"V{size}")
+    # Mostly all datagrams have as many, behind each other: those are one piece.
+    ends = np.flatnonzero(np.diff(starts) != size) + 1
+    run = int(ends[0]) if len(ends) else len(starts)
+    if not np.array_equal(ends, np.arange(run, len(starts), run)) or len(starts) % run:
+        run = 1
+    whole = run * size
     pieces: Any = np.ndarray(
-        (len(data) - size + 1,), f"V{size}", np.ascontiguousarray(data), 0, (1,)
+        (len(data) - whole + 1,), f"V{whole}", np.ascontiguousarray(data), 0, (1,)
     )
-    return pieces[starts]
+    return pieces[starts[::run]].view(f"V{size}")
 
 
 @functools.lru_cache(maxsize=512)

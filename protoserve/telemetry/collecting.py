@@ -114,16 +114,22 @@ class _Outlets:
         settings: which there are.
         account: where it is written down what is delivered.
         folders: the spools' folders, with what was in them when the run began.
+        lost: what their groups had lost by then.
     """
 
     def __init__(
-        self, settings: Settings, account: Account, folders: Mapping[Path, int]
+        self,
+        settings: Settings,
+        account: Account,
+        folders: Mapping[Path, int],
+        lost: Mapping[tuple[Path, str], int],
     ) -> None:
         self._settings = settings
         self._account = account
         self._folders = folders
-        self._lost_before = account.sum("settled_sink")
-        """What processes have lost that did this before; their counts are gone."""
+        self._lost = lost
+        self._refused = 0
+        """What of this process's has been written down as refused."""
         self._spools: list[Spool] = []
         self._ways: list[tuple[Delivery | Forwarding, list[Spool]]] = []
         self._lock = threading.Lock()
@@ -204,8 +210,12 @@ class _Outlets:
             done = sum(
                 min(dones.get(worker, 0) for dones, _ in settled) for worker in workers
             )
-            lost = self._lost_before + max(lost for _, lost in settled)
             # In shared memory: whoever did this before may have been killed.
+            refused = max(way.stats.dropped for way, _ in self._ways)
+            self._account.add("settled_refused", refused - self._refused)
+            self._refused = refused
+            lost = max(lost for _, lost in settled)
+            lost += self._account.sum("settled_refused")
             dropped = self._account.sum("settled_sink")
             new = max(0, done - dropped - self._account.sum("settled_delivered"))
             more = min(new, max(0, lost - dropped))
@@ -219,17 +229,16 @@ class _Outlets:
     ) -> tuple[dict[Path, int], int]:
         """
         Say how many datagrams of this run are done with, by worker, and how many of all
-        that this process has read are lost.
+        were lost on the way.
         """
         done: dict[Path, int] = {}
         lost = 0
         for spool in spools:
-            position = spool.position(way.group)
+            position, gone = spool.progress(way.group)
             come = max(0, position - self._folders[spool.folder])
             done[spool.folder.parent] = come
-            gone = spool.stats.lost.get(way.group, {})
-            lost += sum(amount.count for amount in gone.values())
-        return done, lost + way.stats.dropped
+            lost += max(0, gone - self._lost.get((spool.folder, way.group), 0))
+        return done, lost
 
     def figures(self) -> tuple[SinkFigures, ...]:
         """
@@ -283,7 +292,9 @@ class Collecting:
                 "there is nowhere to collect into: give a sink (--into) or a log (--to)"
             )
         self.settings = settings
-        self.account = Account((*COUNTED, "settled_delivered", "settled_sink"))
+        self.account = Account(
+            (*COUNTED, "settled_delivered", "settled_sink", "settled_refused")
+        )
         self._on_metrics = on_metrics
         self._shown = shown
         self._check()
@@ -310,6 +321,7 @@ class Collecting:
             beside=self._deliver if several else None,
         )
         self._folders: dict[Path, int] = {}
+        self._lost: dict[tuple[Path, str], int] = {}
 
     def _check(self) -> None:
         """
@@ -339,6 +351,9 @@ class Collecting:
             try:
                 with _spool(self.settings, folder) as spool:
                     self._folders[folder] = spool.total
+                    for url in (*self.settings.into, self.settings.to or ""):
+                        group = _without_secrets(url)
+                        self._lost[folder, group] = spool.progress(group)[1]
             except LogUnavailableError as exc:
                 raise StartError(str(exc)) from exc
         self.runner.bind()
@@ -439,7 +454,7 @@ class Collecting:
         """
         Deliver, count and show, as long as what is within lasts.
         """
-        outlets = _Outlets(self.settings, self.account, self._folders)
+        outlets = _Outlets(self.settings, self.account, self._folders, self._lost)
 
         def figures() -> Figures:
             self._account_now(outlets)

@@ -13,6 +13,7 @@ front stand those that they refer to, as templates, so that an entry can be read
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -250,7 +251,9 @@ class Collector:
         known = self._exporters
         before = len(known)
         if before < _MOST_EXPORTERS:
-            known.update(peer.host for peer in frames.exporters)
+            room = _MOST_EXPORTERS - before
+            new = (p.host for p in frames.exporters if p.host not in known)
+            known.update(itertools.islice(new, room))
             self._tell("exporters", len(known) - before)
 
     def _forward(self, frames: Frames, made: Tables) -> None:

@@ -159,6 +159,7 @@ class Delivery:
         self._odd = 0
         self._typical = 1.0
         self._looked = 0.0
+        self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -205,9 +206,10 @@ class Delivery:
         """
         consumer = None
         try:
+            consumer = self._until_done(lambda: self._log.consume(self.group))
+            self._consumer = consumer
             # Before there is anything to store, so that it is known whether it can be.
             self._until_done(lambda: self._store([]))
-            consumer = self._until_done(lambda: self._log.consume(self.group))
             while batch := self._gather(consumer):
                 self._deliver(consumer, batch)
         except _StoppedError:
@@ -218,7 +220,8 @@ class Delivery:
             return False
         finally:
             if consumer is not None:
-                self._note_lag(consumer)
+                self._note_lag()
+                self._consumer = None
                 with contextlib.suppress(LogUnavailableError):
                     consumer.close()
         return True
@@ -240,7 +243,7 @@ class Delivery:
             wait = min(_LOOK, ends - now) if batch else _LOOK
             most = min(max(int((self._max_rows - rows) / self._typical), 1), _MOST)
             entries = self._until_done(lambda n=most, t=wait: consumer.take(n, t))  # type: ignore[misc]
-            self._note_lag(consumer)
+            self._note_lag()
             if not entries and closing:
                 break
             if entries and not batch:
@@ -368,6 +371,7 @@ class Delivery:
             except (SinkUnavailableError, LogUnavailableError) as error:
                 self.stats.retries += 1
                 self._wrong(str(error))
+            self._note_lag()  # it grows while nothing can be stored
             self._pause(pause * self._random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -388,12 +392,14 @@ class Delivery:
         text = "%s: %s; it is tried again"
         self._rare.log(logging.WARNING, text, self.group, what, kind="again")
 
-    def _note_lag(self, consumer: Consumer) -> None:
+    def _note_lag(self) -> None:
+        if self._consumer is None:
+            return
         now = time.monotonic()
         if now - self._looked >= 1.0 or self._closing.is_set():
             self._looked = now
             with contextlib.suppress(LogUnavailableError, OSError):
-                self.stats.lag = consumer.lag()
+                self.stats.lag = self._consumer.lag()
 
     def _close_sink(self) -> None:
         self._open = False

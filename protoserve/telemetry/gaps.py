@@ -26,7 +26,7 @@ __all__ = ["Gaps", "Stream"]
 
 _MOST_STREAMS = 50_000
 _FAR = 100_000
-"""A difference beyond which a counter has begun anew."""
+"""Datagrams beyond which a difference means that a counter has begun anew."""
 _RECENT = 64
 """Late numbers that are remembered, to tell those that came twice."""
 
@@ -61,12 +61,13 @@ class Stream:
             self.expected = (number + step) % modulus
             return
         behind = modulus - ahead
-        if ahead <= min(_FAR, modulus // 4):
+        far = min(_FAR * max(1, step), modulus // 4)
+        if ahead <= far:
             self.missing += ahead
             self._holes = self._holes or deque(maxlen=_RECENT)
             self._holes.append((self.expected, ahead))
             self.expected = (number + step) % modulus
-        elif behind <= min(_FAR, modulus // 4):
+        elif behind <= far:
             self._filled = self._filled or deque(maxlen=_RECENT)
             is_new = number not in self._filled and self._is_hole(number, modulus)
             self._filled.append(number)

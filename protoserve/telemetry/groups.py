@@ -235,12 +235,14 @@ class SpoolConsumer:
             floor, before = sequence, out.before
             break
         # Before the floor has passed it, the next reader would count it too.
+        lost = self._bookmark.lost
         while self._gaps and self._gaps[0].end <= floor:
             gap = self._gaps.popleft()
+            lost += gap.missing.count
             self.lost[gap.why].add(gap.missing.entries, gap.missing.count)
         self._seen = time.monotonic()
         try:
-            self._bookmark.save(floor, before)
+            self._bookmark.save(floor, before, lost)
         except OSError as error:
             # Then entries are delivered again after a restart, and known by their ids.
             text = "spool %s: how far group %s is cannot be kept: %s"

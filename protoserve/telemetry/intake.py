@@ -30,11 +30,17 @@ if TYPE_CHECKING:
 
     from protoserve.server.batch import Block
 
-__all__ = ["POLICIES", "Intake"]
+__all__ = ["OVERHEAD", "POLICIES", "Intake"]
 
 POLICIES = ("block", "drop-newest", "drop-oldest")
 """What happens when a queue is full."""
 
+OVERHEAD = 128
+"""
+Bytes that a datagram counts for beside its own: those of its place, time and sender.
+
+Else a flood of small ones from made-up senders would take many times what is allowed.
+"""
 _MOST_PEERS = 16_384
 """Senders that are remembered."""
 _LOOK_AGAIN = 0.1
@@ -58,6 +64,13 @@ class _Piece:
     peer: Callable[[bytes], Peer]
     """Makes a peer of a raw address."""
 
+    @property
+    def size(self) -> int:
+        """
+        What it takes, in bytes.
+        """
+        return len(self.data) + OVERHEAD * len(self.starts)
+
 
 class Intake:
     """
@@ -65,7 +78,7 @@ class Intake:
 
     Args:
         account: where they are counted as received, and as dropped.
-        most_bytes: how many may wait.
+        most_bytes: how many may wait, with `OVERHEAD` for each datagram.
         policy: what happens to more, one of `POLICIES`.
     """
 
@@ -144,7 +157,7 @@ class Intake:
         )
 
     def _put(self, piece: _Piece) -> None:
-        count, size = len(piece.starts), len(piece.data)
+        count, size = len(piece.starts), piece.size
         self._account.receive(count)
         with self._condition:
             while self._bytes and self._bytes + size > self._most:
@@ -161,7 +174,7 @@ class Intake:
             self._condition.notify_all()
 
     def _drop(self, piece: _Piece) -> None:
-        self._bytes -= len(piece.data)
+        self._bytes -= piece.size
         self._count -= len(piece.starts)
         self._account.drop("queue", len(piece.starts))
 
@@ -181,7 +194,7 @@ class Intake:
 
         Args:
             timeout: seconds to wait for the first.
-            enough: bytes that are not waited for any longer.
+            enough: bytes that are not waited for any longer, counted in the same way.
             patience: seconds to wait for others after the first.
 
         Returns:
@@ -211,7 +224,7 @@ class Intake:
         while self._pieces and (not taken or size < enough):
             piece = self._pieces.popleft()
             taken.append(piece)
-            size += len(piece.data)
+            size += piece.size
             self._count -= len(piece.starts)
         self._bytes -= size
         return taken

@@ -38,6 +38,7 @@ __all__ = [
     "UnpackError",
     "pack_frames",
     "pack_tables",
+    "stream_of",
     "unpack_frames",
     "unpack_tables",
 ]
@@ -76,14 +77,34 @@ def pack_tables(tables: Mapping[str, pa.Table], *, lz4: bool = False) -> Buffers
     options = pa.ipc.IpcWriteOptions(compression="lz4" if lz4 else None)
     packed: Buffers = [_TABLES.ljust(_ALIGN, b"\0")]
     for name, table in tables.items():
-        body = _Buffers()
-        file = pa.PythonFile(body, mode="w")
-        with pa.ipc.new_stream(file, table.schema, options=options) as writer:
-            writer.write_table(table)
+        body = stream_of(table, options)
+        size = sum(memoryview(each).nbytes for each in body)
         text = name.encode()
-        head = _TABLE.pack(len(text), body.size) + text
-        packed += [_padded(head), *body.buffers, bytes(-body.size % _ALIGN)]
+        head = _TABLE.pack(len(text), size) + text
+        packed += [_padded(head), *body, bytes(-size % _ALIGN)]
     return packed
+
+
+def stream_of(
+    table: pa.Table, options: pa.ipc.IpcWriteOptions, *, ended: bool = True
+) -> Buffers:
+    """
+    Make an Arrow IPC stream of a table, whose columns are not copied.
+
+    Args:
+        table: the rows.
+        options: how they are written.
+        ended: whether the stream's end is behind them.
+    """
+    pa = _pyarrow()
+    body = _Buffers()
+    writer = pa.ipc.new_stream(
+        pa.PythonFile(body, mode="w"), table.schema, options=options
+    )
+    writer.write_table(table)
+    if ended:
+        writer.close()
+    return body.buffers
 
 
 def unpack_tables(payload: bytes) -> dict[str, pa.Table]:
@@ -185,13 +206,10 @@ class _Buffers:
 
     def __init__(self) -> None:
         self.buffers: Buffers = []
-        self.size = 0
 
     def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
         self.buffers.append(data)
-        self.size += size
-        return size
+        return memoryview(data).nbytes
 
     def flush(self) -> None: ...
 

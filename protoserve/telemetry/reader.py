@@ -95,7 +95,15 @@ class Reader:
         if found is None:
             # What was read ahead may have been cut off and written anew since.
             self._chunk = b""
-            found = self._frame(self.offset) or self._search()
+            found = self._frame(self.offset)
+        if found is None and self._search() is not None:
+            # Frames are written in order, so all before that one are there now; when
+            # they were looked for they may not have been, and are not damaged then.
+            self._chunk = b""
+            found = self._frame(self.offset)
+            if found is None and (behind := self._search()) is not None:
+                self.offset, found = behind
+                self.damaged += 1
         if found is not None:
             self.offset += found.size
             self._ahead = _AHEAD if found.size < _AHEAD >> 2 else _SHORT
@@ -176,9 +184,9 @@ class Reader:
         )
         return Found(entry, before, whole)
 
-    def _search(self) -> Found | None:
+    def _search(self) -> tuple[int, Found] | None:
         """
-        Find the next whole frame behind damage.
+        Find the next whole frame behind damage, and where it is.
         """
         at = max(self.offset + 1, self._searched)
         mark = self.segment.mark
@@ -189,9 +197,7 @@ class Reader:
             while place >= 0:
                 marked = True
                 if (found := self._frame(at + place)) is not None:
-                    self.offset = at + place
-                    self.damaged += 1
-                    return found
+                    return at + place, found
                 place = window.find(mark, place + 1)
             if len(window) < _WINDOW:
                 break

@@ -30,7 +30,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from protoserve.errors import DeclarationError
 from protoserve.rarelog import RareLog
-from protoserve.telemetry.floors import clean, position, read_floors
+from protoserve.telemetry.floors import clean, progress, read_floors
 from protoserve.telemetry.groups import SpoolConsumer
 from protoserve.telemetry.locks import FileLock
 from protoserve.telemetry.logs.base import LogUnavailableError
@@ -230,7 +230,13 @@ class Spool:
         """
         Say how far a group is, on the scale of `total`, whichever process reads for it.
         """
-        return position(self.folder, group)
+        return self.progress(group)[0]
+
+    def progress(self, group: str) -> tuple[int, int]:
+        """
+        Say how far a group is, and how much of that it has never had, on that scale.
+        """
+        return progress(self.folder, group)
 
     @property
     def stats(self) -> SpoolStats:

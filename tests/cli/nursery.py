@@ -6,7 +6,7 @@ test can restart it often. It reads lines with the ports for TCP and UDP (0 lets
 system choose), and writes the run's process id and its ports once it is ready, then
 its exit code.
 
-Usage: python -m tests.cli.nursery MODE
+Usage: python -m tests.cli.nursery MODE DRAIN
 """
 
 import os
@@ -20,18 +20,14 @@ from protoserve.urls import Address
 from tests.cli.station import Station
 from tests.service.kit import spoken
 
-DRAIN = 5.0
-"""Seconds that a run may take to end."""
-
-
-def serve(mode, tcp, udp):
+def serve(mode, drain, tcp, udp):
     """
-    Serve until SIGTERM.
+    Serve until SIGTERM, and then for `drain` seconds at most.
     """
     service = Service(spoken, Station())
     addresses = [Address("tcp", "127.0.0.1", tcp), Address("udp", "127.0.0.1", udp)]
     workers = 2 if mode == "prefork" else None
-    runner = Runner(service, addresses, mode, DRAIN, workers)
+    runner = Runner(service, addresses, mode, drain, workers)
     runner.bind()
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     signal.signal(signal.SIGHUP, lambda *_: runner.reload())
@@ -48,7 +44,7 @@ def main():
         pid = os.fork()
         if pid == 0:
             try:
-                serve(sys.argv[1], *map(int, line.split()))
+                serve(sys.argv[1], float(sys.argv[2]), *map(int, line.split()))
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

@@ -3,11 +3,19 @@ Services for `protoserve run` to run in tests.
 """
 
 import asyncio
+import sys
 import time
 import warnings
 
 from protoserve import Protocol, Service, route
 from tests.service.kit import Header, Ping, Pong, Text, spoken
+
+
+def begun():
+    """
+    Say that a handler is at what it does not end.
+    """
+    print("begun", file=sys.stderr, flush=True)
 
 
 class Station:
@@ -18,6 +26,7 @@ class Station:
     @route
     def ping(self, message: Ping) -> Pong:
         if message.value == 255:
+            begun()
             time.sleep(1000)
         if message.value == 254:
             raise RuntimeError("told to\nin two lines, \x1b[31mred\u2028and \udc80")
@@ -41,6 +50,8 @@ class Later(Station):
 
     @route
     async def ping(self, message: Ping) -> Pong:
+        if message.value >= 254:
+            begun()
         if message.value == 254:
             await asyncio.sleep(1000)
         if message.value == 255:

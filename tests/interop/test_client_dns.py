@@ -16,7 +16,7 @@ from protoserve.client import AsyncClient, Client
 
 pytestmark = pytest.mark.interop
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 COUNT = 80
 """Names that are asked for; dnsmasq ends a connection after 100 questions."""
 ASKED = Header(recursion_desired=True)

@@ -16,7 +16,7 @@ from protoserve.client import AsyncClient, Client
 
 pytestmark = pytest.mark.interop
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def asked(program, port, *arguments):
     Run dig against a port of the loopback.
     """
     return subprocess.run(
-        [program, "@127.0.0.1", "-p", port, "+tries=1", "+time=5", *arguments],
+        [program, "@127.0.0.1", "-p", port, "+tries=1", "+time=30", *arguments],
         capture_output=True,
         text=True,
         timeout=30,

@@ -51,7 +51,7 @@ def ask(request, library, ports):
 
     def run(name, kind, **options):
         query = library.message.make_query(name, kind, **options)
-        return send(query, "127.0.0.1", port=port, timeout=10)
+        return send(query, "127.0.0.1", port=port, timeout=60)
 
     return run
 
@@ -106,7 +106,7 @@ class TestServer:
         The library makes a zone of a transfer.
         """
         zone = library.zone.Zone("example.test")
-        library.query.inbound_xfr("127.0.0.1", zone, port=ports[1], timeout=10)
+        library.query.inbound_xfr("127.0.0.1", zone, port=ports[1], timeout=60)
 
         assert str(zone.find_rrset("www", "CNAME")[0]) == "@"
 
@@ -118,7 +118,7 @@ class TestServer:
         update.present("www", "CNAME")
         update.delete("www")
         update.add("new", 60, "A", "192.0.2.7")
-        response = library.query.udp(update, "127.0.0.1", port=ports[0], timeout=10)
+        response = library.query.udp(update, "127.0.0.1", port=ports[0], timeout=60)
 
         assert response.rcode() == library.rcode.NOTIMP
 
@@ -128,7 +128,7 @@ class TestServer:
         """
         query = library.message.make_query("example.test", "A")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.sendto(query.to_wire()[:-3], ("127.0.0.1", ports[0]))
             response = library.message.from_wire(sock.recv(65_535))
 

@@ -18,7 +18,7 @@ from protoserve.testing import fault_proxy, live, simulated
 
 pytestmark = pytest.mark.interop
 
-PATIENCE = 20
+PATIENCE = 60.0
 
 
 @pytest.fixture

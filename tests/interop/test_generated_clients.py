@@ -19,7 +19,7 @@ from protoserve import ErrorResponse
 
 ROOT = Path(__file__).parents[2]
 
-PATIENCE = 20
+PATIENCE = 60.0
 
 pytestmark = pytest.mark.interop
 

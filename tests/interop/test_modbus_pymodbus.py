@@ -20,7 +20,7 @@ from protoserve.events import NEED_DATA
 
 pytestmark = pytest.mark.interop
 
-PATIENCE = 20
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

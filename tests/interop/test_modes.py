@@ -29,7 +29,7 @@ def test_dns(require_program, served, mode):
     with served(NAMES, *urls, extra_args=("--mode", mode)) as bound:
         for url, option in zip(bound, ("+notcp", "+tcp"), strict=True):
             port = str(urlsplit(url).port)
-            command = [dig, "@127.0.0.1", "-p", port, option, "+time=5", "+tries=1"]
+            command = [dig, "@127.0.0.1", "-p", port, option, "+time=30", "+tries=1"]
             done = subprocess.run(
                 [*command, "+noall", "+answer", "WwW.example.test", "A"],
                 capture_output=True,
@@ -49,7 +49,7 @@ def test_modbus(require_module, served, mode):
     options = ("--mode", mode)
     with served(STATION, "tcp://127.0.0.1:0", extra_args=options) as (url,):
         port = urlsplit(url).port
-        client = client_class("127.0.0.1", port=port, timeout=5, retries=0)
+        client = client_class("127.0.0.1", port=port, timeout=60, retries=0)
         assert client.connect()
         try:
             assert not client.write_registers(10, [1, 2, 65535]).isError()
@@ -68,7 +68,7 @@ def test_dns_over_tls(require_program, served, mode, tmp_path):
     options = ("--mode", mode, "--tls-cert", cert, "--tls-key", key)
     with served(NAMES, "tls://127.0.0.1:0", extra_args=options) as (url,):
         port = str(urlsplit(url).port)
-        command = [dig, "@127.0.0.1", "-p", port, "+tls", "+time=5", "+tries=1"]
+        command = [dig, "@127.0.0.1", "-p", port, "+tls", "+time=30", "+tries=1"]
         done = subprocess.run(
             [*command, "+short", "example.test", "A"],
             capture_output=True,

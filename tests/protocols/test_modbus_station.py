@@ -292,7 +292,7 @@ def received(sock: socket.socket, size: int) -> bytes:
 def test_over_tcp(address, step):
     """A real server answers a stream of requests, however it is cut."""
     data, expected = stream(30)
-    with socket.create_connection(address, timeout=20) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for at in range(0, len(data), step):
             sock.sendall(data[at : at + step])
@@ -303,7 +303,7 @@ def test_trouble_over_tcp(address):
     """After exceptions of every kind the connection still serves."""
     asked = ["0d 0000", "03 0000 0000", "05 0000 1234", "01 03e8 0001", "06 0001 0002"]
     expected = ["8d01", "8303", "8503", "8102", "0600010002"]
-    with socket.create_connection(address, timeout=20) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         for n, (pdu, answer) in enumerate(zip(asked, expected, strict=True)):
             data = bytes.fromhex(pdu)
             head = n.to_bytes(2, "big") + b"\0\0" + (len(data) + 1).to_bytes(2, "big")
@@ -315,7 +315,7 @@ def test_trouble_over_tcp(address):
 
 def test_not_modbus_over_tcp(address):
     """Who speaks something else is cut off, others are served on."""
-    with socket.create_connection(address, timeout=20) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: station\r\n\r\n")
         assert received(sock, 1) == b""
     test_over_tcp(address, 1 << 20)
@@ -329,7 +329,7 @@ def test_many_masters(address):
         request = mb.MaskWriteRegister(0, 0xFFFF ^ 1 << bit, 1 << bit)
         for _ in range(20):
             client.send(request)
-        with socket.create_connection(address, timeout=20) as sock:
+        with socket.create_connection(address, timeout=60) as sock:
             sock.sendall(b"".join(client.data_to_send()))
             received(sock, 20 * 14)
 
@@ -338,7 +338,7 @@ def test_many_masters(address):
         thread.start()
     for thread in threads:
         thread.join()
-    with socket.create_connection(address, timeout=20) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         sock.sendall(bytes.fromhex("0000 0000 0006 01 03 0000 0001"))
         assert bytes.fromhex("03 02 00ff") == received(sock, 11)[7:]
 

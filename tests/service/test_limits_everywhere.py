@@ -95,8 +95,8 @@ def test_frame():
 
 # Those who dribble -----------------------------------------------------------
 
-DEADLINES = {"first_frame": 0.5, "frame": 0.55, "idle": 0.7}
-FORKED = {limit: 8 * seconds for limit, seconds in DEADLINES.items()}
+DEADLINES = {"first_frame": 1.0, "frame": 1.1, "idle": 1.4}
+FORKED = {limit: 4 * seconds for limit, seconds in DEADLINES.items()}
 """Those of mode fork: to begin a process for each peer takes the machine its time."""
 ENDLESS = bytes.fromhex("1000 01") + bytes(200)
 """The beginning of a frame of 4,096 bytes."""
@@ -164,18 +164,18 @@ def in_a_later_frame(number, _deadlines):
     return script
 
 
-def just_before_each_deadline(number, deadlines):
+def late_for_each_deadline(number, deadlines):
     """
-    End the first frame and begin the next when there is hardly any time left.
+    End the first frame and begin the next when much of the time is over.
     """
 
     def script(actor):
         part = number % (len(FRAME) - 1) + 1
         actor.send(FRAME[:part])
-        yield pause(deadlines["first_frame"] * 0.75)
+        yield pause(deadlines["first_frame"] * 0.6)
         actor.send(FRAME[part:])
         yield Frames(1)
-        yield pause(deadlines["idle"] * 0.75)
+        yield pause(deadlines["idle"] * 0.6)
         actor.awaits("frame")
         yield from dribble(actor, ENDLESS)
 
@@ -198,7 +198,7 @@ WAYS = (
     all_but_one_byte,
     quiet,
     in_a_later_frame,
-    just_before_each_deadline,
+    late_for_each_deadline,
     idle,
 )
 

@@ -73,10 +73,12 @@ def test_unread_frames_are_answered():
         thread.join(PATIENCE)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "prefork"])
+@pytest.mark.parametrize(
+    "mode", [mode for mode in MODES if mode not in ("prefork", "batch")]
+)
 def test_workers_need_a_mode_that_has_them(mode):
     """A number of workers in a mode without is refused."""
-    with pytest.raises(DeclarationError, match=f"for mode prefork, not {mode}"):
+    with pytest.raises(DeclarationError, match=f"for modes prefork and batch, not {mode}"):
         Runner(Service(spoken, Where()), [], mode, workers=2)
 
 

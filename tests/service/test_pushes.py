@@ -130,11 +130,13 @@ def test_who_does_not_read_holds_up_nobody(serve, server_class, how):
         for deaf in (one, two):
             deaf.send(Text(how))
         began = time.monotonic()
+        answered = 0
         while not running.service.refused:
-            before = time.monotonic()
             assert Pong(7) == good.call(Ping(7))
-            assert time.monotonic() - before < 1.0
+            answered += 1
             assert time.monotonic() - began < PATIENCE
+        # Each would have to wait for a limit of the others.
+        assert answered > 10
         until(lambda: sum(running.service.refused.values()) == 2)
         assert Pong(8) == good.call(Ping(8))
 

@@ -174,7 +174,7 @@ def _count_duckdb(kind, path, source=None):
     import duckdb
 
     with duckdb.connect(str(path), read_only=source is None) as store:
-        return store.sql(_sql(kind, source or kind.table)).fetchone()
+        return store.sql(_sql(kind, source or kind.table)).fetchall()[0]
 
 
 def _count_sqlite(kind, path):
@@ -197,14 +197,11 @@ def _common(spool, *sinks):
     )
 
 
-def _open(stack, folder, server, seed):
+def _stations(stack, folder, server, seed):
     """
-    Start the collectors and what they stand on.
+    Start a collector of a protocol of ours, whose spool is on a small disk.
     """
-    disks = [
-        stack.enter_context(small_disk(folder / name, size))
-        for name, size in (("spool-disk", "24m"), ("parquet-disk", "256m"))
-    ]
+    disks = stack.enter_context(small_disk(folder / "spool-disk", "24m"))
     sinks = [f"{folder}/a.duckdb", f"sqlite:{folder}/b.sqlite"]
     stores = {
         "duckdb": lambda: _count_duckdb(STATIONS, folder / "a.duckdb"),
@@ -219,8 +216,14 @@ def _open(stack, folder, server, seed):
     words = _common(folder / "spool-disk" / "spool", *sinks)
     running = stack.enter_context(collect(stations, *words, protocol=STATIONS.protocol))
     load = stack.enter_context(Load(STATIONS, running.port, _PACE, seed))
-    yield Station("stations", running, load, stations, stores, disks[0], server)
+    return Station("stations", running, load, stations, stores, disks, server)
 
+
+def _netflow(stack, folder, _server, seed):
+    """
+    Start a collector of NetFlow, which has a store on a small disk.
+    """
+    disks = stack.enter_context(small_disk(folder / "parquet-disk", "256m"))
     parquet = folder / "parquet-disk" / "flows"
     pattern = f"read_parquet('{parquet}/flows/**/*.parquet', union_by_name = true)"
     stores = {
@@ -231,7 +234,10 @@ def _open(stack, folder, server, seed):
     words = _common(flows / "spool", f"parquet:{parquet}", f"sqlite:{folder}/c.sqlite")
     running = stack.enter_context(collect(flows, *words, protocol=NETFLOW.protocol))
     load = stack.enter_context(Load(NETFLOW, running.port, _PACE, seed + 1))
-    yield Station("netflow", running, load, flows, stores, disks[1])
+    return Station("netflow", running, load, flows, stores, disks)
+
+
+COLLECTORS = {"stations": _stations, "netflow": _netflow}
 
 
 def _inflict(stations, seconds, dice, tell):
@@ -264,17 +270,17 @@ def _inflict(stations, seconds, dice, tell):
         time.sleep(min(0.5, max(0.0, ends - time.monotonic())))
 
 
-def _latest(station):
+def latest(running):
     """
     Give the figures that a collector wrote last; a process that is killed cuts a line.
     """
-    for line in reversed(station.running.output.splitlines(keepends=True)):
+    for line in reversed(running.output.splitlines()):
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(line)
     return {}
 
 
-def soak(folder, seconds, seed, server=None, tell=lambda _: None):
+def soak(folder, seconds, seed, *, names=tuple(COLLECTORS), server=None, tell=bool):
     """
     Run it in a folder; give what is wrong.
 
@@ -282,22 +288,25 @@ def soak(folder, seconds, seed, server=None, tell=lambda _: None):
         folder: an empty one.
         seconds: for how long there are faults.
         seed: what chance begins with.
+        names: those of the collectors.
         server: a PostgreSQL that may be killed.
         tell: is given lines that say what happens.
     """
     with contextlib.ExitStack() as stack:
-        stations = list(_open(stack, folder, server, seed))
+        stations = [COLLECTORS[name](stack, folder, server, seed) for name in names]
         for station in stations:
-            until(lambda s=station: _latest(s).get("delivered"), PATIENCE)
+            until(lambda s=station: latest(s.running).get("delivered"), PATIENCE)
         _inflict(stations, seconds, random.Random(seed), tell)
         wrong = []
         for station in stations:
             station.load.end()
         for station in stations:
             try:
-                until(lambda s=station: _latest(s).get("in_flight") == 0, PATIENCE)
+                until(
+                    lambda r=station.running: latest(r).get("in_flight") == 0, PATIENCE
+                )
             except AssertionError:
-                wrong.append(f"{station.name}: not delivered: {_latest(station)}")
+                wrong.append(f"{station.name}: {latest(station.running)}")
             station.sample()
             if station.running.stop() != 0:
                 wrong.append(f"{station.name}: exit code")
@@ -329,7 +338,8 @@ def main():
         else:
             tell("there is no PostgreSQL here: its faults are left out")
         name = stack.enter_context(tempfile.TemporaryDirectory())
-        wrong = soak(Path(name), options.minutes * 60, options.seed, server, tell)
+        seconds = options.minutes * 60
+        wrong = soak(Path(name), seconds, options.seed, server=server, tell=tell)
     for line in wrong:
         tell(f"WRONG: {line}")
     tell("wrong" if wrong else "all is accounted for")

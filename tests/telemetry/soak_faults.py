@@ -49,7 +49,7 @@ def holding(session, name):
     for pid in members(session):
         with contextlib.suppress(OSError):
             for path in Path(f"/proc/{pid}/fd").iterdir():
-                if os.readlink(path).endswith(name):
+                if str(path.readlink()).endswith(name):
                     found.append(pid)
                     break
     return found

@@ -64,7 +64,9 @@ def flows(number):
 STATIONS = Kind(
     "tests.telemetry.stations:stations",
     lambda number: reading(number, number, range(RECORDS)),
-    lambda dice: dice.choice((b"", b"\xff" * 9, b"\x01", reading(1)[:-1], b"\x63" * 40)),
+    lambda dice: dice.choice(
+        (b"", b"\xff" * 9, b"\x01", reading(1)[:-1], b"\x63" * 40)
+    ),
     "readings",
     "device",
     "channel",
@@ -72,7 +74,9 @@ STATIONS = Kind(
 NETFLOW = Kind(
     "protocols.netflow:netflow",
     flows,
-    lambda dice: dice.choice((b"", b"\xff" * 9, flows(1)[:30], b"\x00\x05\x00", b"x" * 99)),
+    lambda dice: dice.choice(
+        (b"", b"\xff" * 9, flows(1)[:30], b"\x00\x05\x00", b"x" * 99)
+    ),
     "flows",
     "srcaddr",
     "srcport",

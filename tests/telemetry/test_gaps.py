@@ -53,6 +53,13 @@ def test_steps():
     assert 30 == gaps.missing
 
 
+def test_many_that_are_lost_at_once():
+    """However many a datagram counts for, it is datagrams that make a gap a long one."""
+    gaps = Gaps()
+    gaps.follow(sequences([0, 30 * 50_000], steps=30), PEERS)
+    assert (30 * 49_999, 0) == (gaps.missing, gaps.restarts)
+
+
 def test_narrow_counters():
     """A counter of 16 bits begins anew at zero."""
     gaps = Gaps()

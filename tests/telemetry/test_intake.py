@@ -9,7 +9,7 @@ import pytest
 
 from protoserve import Peer
 from protoserve.account import Account
-from protoserve.telemetry.intake import Intake
+from protoserve.telemetry.intake import OVERHEAD, Intake
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames
 from tests.service.kit import until
@@ -43,7 +43,7 @@ def test_in_order():
 def test_full(policy, left):
     """A queue that is full drops by its policy, and what it drops is counted."""
     account = Account()
-    intake = Intake(account, most_bytes=8, policy=policy)
+    intake = Intake(account, most_bytes=2 * (4 + OVERHEAD), policy=policy)
     for data in (b"aaaa", b"bbbb", b"cccc"):
         intake.add(data, PEER, 0)
     assert 2 == len(intake)
@@ -55,7 +55,7 @@ def test_full(policy, left):
 def test_full_and_waiting():
     """With the policy block, whoever adds waits until there is room."""
     account = Account()
-    intake = Intake(account, most_bytes=4, policy="block")
+    intake = Intake(account, most_bytes=4 + OVERHEAD, policy="block")
     intake.add(b"aaaa", PEER, 0)
     adding = threading.Thread(target=intake.add, args=(b"bbbb", PEER, 0))
     adding.start()
@@ -70,12 +70,23 @@ def test_full_and_waiting():
 def test_closed():
     """Nobody waits for room in a queue that is closed."""
     account = Account()
-    intake = Intake(account, most_bytes=4, policy="block")
+    intake = Intake(account, most_bytes=4 + OVERHEAD, policy="block")
     intake.add(b"aaaa", PEER, 0)
     intake.close()
     intake.add(b"bbbb", PEER, 0)
     assert [b"aaaa"] == taken(intake)
     assert 1 == account.balance().dropped["queue"]
+
+
+def test_small_datagrams():
+    """A queue of empty datagrams is bounded, too, and so is what is taken at a time."""
+    account = Account()
+    intake = Intake(account, most_bytes=10 * OVERHEAD, policy="drop-newest")
+    for _ in range(100):
+        intake.add(b"", PEER, 0)
+    assert 10 == len(intake)
+    frames = intake.gather(0.0, 4 * OVERHEAD, 0.0)
+    assert 4 == len(frames)
 
 
 def test_unknown_policy():

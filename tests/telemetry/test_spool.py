@@ -414,6 +414,35 @@ def test_entry_that_comes_while_the_end_is_looked_at(tmp_path, monkeypatch):
         assert 2 == spool.stats.segments
 
 
+@pytest.mark.parametrize("look", range(1, 5))
+def test_entries_that_come_while_damage_is_looked_for(tmp_path, monkeypatch, look):
+    """What is appended at any moment of a look at the end is not taken for damage."""
+    with Spool(tmp_path) as spool:
+        consumer = spool.consume("g")
+        fill(spool, [0])
+        assert [0] == numbers(all_of(consumer))
+        (segment,) = list_segments(tmp_path)
+        end = segment.size()
+        looks = []
+        read = os.pread
+
+        def late(file, size, offset):
+            data = read(file, size, offset)
+            if offset >= end and not data:
+                looks.append(offset)
+                if len(looks) == look:
+                    fill(spool, [1, 2])
+            return data
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", late)
+            while len(looks) < look:
+                entries = consumer.take(100, 0.0)
+        entries += all_of(consumer)
+        assert [1, 2] == numbers(entries)
+        assert {"full": Amount(), "damaged": Amount()} == consumer.lost
+
+
 def test_full_drops_the_newest(tmp_path):
     """With ``drop-newest`` what does not fit is dropped and counted, until it fits."""
     with Spool(tmp_path, max_size=20 * KB, when_full="drop-newest") as spool:

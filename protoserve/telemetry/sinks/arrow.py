@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 import pyarrow as pa
 
+from protoserve.telemetry.packing import stream_of
 from protoserve.telemetry.sinks import files
 from protoserve.telemetry.sinks.base import Sink
 from protoserve.telemetry.sinks.commits import Commits
@@ -63,6 +64,8 @@ class ArrowSink(Sink):
             ``segment_age`` (seconds, an hour) and ``compression`` (``none``, ``lz4``
             or ``zstd``).
     """
+
+    max_rows = 400_000
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -153,20 +156,17 @@ class ArrowSink(Sink):
             segment = self._begin(name, rows.schema)
         messages = self._messages(rows)
         if segment.length:
-            messages = messages[segment.head :]
+            messages = _behind(messages, segment.head)
         else:
             segment.head = len(rows.schema.serialize())
-        segment.length = files.append(segment.handle, [messages], segment.length)
+        segment.length = files.append(segment.handle, messages, segment.length)
         return segment
 
-    def _messages(self, rows: pa.Table) -> memoryview:
+    def _messages(self, rows: pa.Table) -> list[memoryview]:
         """
         Give a stream that has some rows and no end: schema, dictionaries, batches.
         """
-        buffer = pa.BufferOutputStream()
-        stream = pa.ipc.new_stream(buffer, rows.schema, options=self._how)
-        stream.write_table(rows)
-        return memoryview(buffer.getvalue())
+        return [memoryview(each) for each in stream_of(rows, self._how, ended=False)]
 
     def _begin(self, name: str, schema: pa.Schema) -> _Segment:
         folder = self._folder / name
@@ -199,6 +199,18 @@ class ArrowSink(Sink):
             _, segment = self._segments.popitem()
             os.close(segment.handle)
             _cut(segment.path, self._commits.files.get(self._name(segment), 0))
+
+
+def _behind(buffers: list[memoryview], size: int) -> list[memoryview]:
+    """
+    Leave out the first bytes of some buffers.
+    """
+    left = list(buffers)
+    while left and size >= left[0].nbytes:
+        size -= left.pop(0).nbytes
+    if size and left:  # without rows there is nothing at all
+        left[0] = left[0].cast("B")[size:]
+    return left
 
 
 def _read_schema(path: Path) -> pa.Schema:

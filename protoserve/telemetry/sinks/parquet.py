@@ -78,7 +78,7 @@ class ParquetSink(Sink):
             with self._commits.alone():
                 there = {path.name for path in self._temporary.iterdir()}
                 for name in self._commits.files:
-                    if Path(name).name in there:
+                    if self._unfinished(name).name in there:
                         self._put(name)
             for path in self._temporary.iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -145,7 +145,7 @@ class ParquetSink(Sink):
         """
         Write a file under its temporary name, durably; make the folder that it goes to.
         """
-        path = self._temporary / Path(name).name
+        path = self._unfinished(name)
         try:
             with path.open("xb") as file:
                 pq.write_table(
@@ -167,18 +167,24 @@ class ParquetSink(Sink):
             raise
         return length
 
+    def _unfinished(self, name: str) -> Path:
+        """
+        Give a file's temporary name; ``*.parquet`` does not match it.
+        """
+        return self._temporary / (Path(name).name + ".part")
+
     def _put(self, name: str) -> None:
         """
         Give a file its name; another process that opened the folder may have done so.
         """
         path = self._folder / name
         with contextlib.suppress(FileNotFoundError):
-            self._temporary.joinpath(path.name).rename(path)
+            self._unfinished(name).rename(path)
 
     def _discard(self, names: Mapping[str, int]) -> None:
         for name in names:
             with contextlib.suppress(OSError):
-                self._temporary.joinpath(Path(name).name).unlink()
+                self._unfinished(name).unlink()
 
 
 def _named(schema: pa.Schema, suits: Callable[[pa.DataType], bool]) -> list[str]:

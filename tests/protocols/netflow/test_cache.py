@@ -53,6 +53,18 @@ def test_a_second_template_proves():
     assert ["a"] == list(cache.proven)
 
 
+def test_data_proves():
+    """An exporter that sends data by its template a while later is proven, not at once."""
+    cache = TemplateCache(TemplateLimits())
+    cache.learn("a", 0, PORTS, START)
+    assert cache.use("a", key(), START + 0.5) == PORTS
+    assert cache.use("a", key(number=300), START + 2) is None
+    assert [] == list(cache.proven)
+    assert cache.use("a", key(), START + 1) == PORTS
+    assert ["a"] == list(cache.proven)
+    assert cache.use("a", key(), START + 2) == PORTS
+
+
 def test_storm():
     """Strangers push out each other; who is proven or allowed loses nothing."""
     limits = TemplateLimits(exporters=50, allowed=["allowed"])

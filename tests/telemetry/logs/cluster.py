@@ -1,7 +1,7 @@
 """
 Real brokers on loopback: several nats-servers as one cluster, a redis-server.
 
-They listen at ports that the system gave, keep their files in a folder of the test's
+They listen at ports that the kernel gives to nobody, keep their files in a folder of the test's
 and are ended by their process ids. A port that somebody else takes in between costs
 another start with other ports.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.interop.conftest import missing
+from tests.interop.conftest import free_port, missing
 
 PATIENCE = 60.0
 """Seconds until a broker answers, or a cluster has a leader; a slow machine's."""
@@ -49,13 +49,12 @@ def program(name):
 
 def free_ports(count):
     """
-    Have the system name ports that are free now.
+    Find ports that are free.
     """
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return [*ports]
 
 
 @attrs.define

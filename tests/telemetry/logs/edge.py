@@ -2,9 +2,10 @@
 A writer or a reader as a process of its own, for the test of failing over.
 
 ``edge.py write URL NAME EDGE ENTRIES RECORDS FILE`` appends entries and notes in FILE
-what has been acknowledged; ``edge.py read URL NAME GROUP FILE`` notes what it is given,
-then acknowledges it, until SIGTERM. A line of FILE is the id of an entry and its
-checksum; it is written by one call, so that SIGKILL leaves no half of one.
+what has been acknowledged; when it has half of them it waits for a line of
+input. ``edge.py read URL NAME GROUP FILE`` notes what it is given, then acknowledges
+it, until SIGTERM. A line of FILE is the id of an entry and its checksum; it is written
+by one call, so that SIGKILL leaves no half of one.
 """
 
 import contextlib
@@ -41,6 +42,8 @@ def write(url, name, edge, entries, records, file):
     with contextlib.closing(open_log(url, name=name)) as log:
         print("ready", flush=True)
         for start in range(0, entries, FLUSH):
+            if start == entries // 2:
+                sys.stdin.readline()
             made = [
                 (f"edge{edge}/{n}", payload(edge, n, records))
                 for n in range(start, min(start + FLUSH, entries))

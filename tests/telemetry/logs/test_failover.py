@@ -34,6 +34,7 @@ def process(*words):
         [sys.executable, "-W", "error", Path(edge.__file__), *map(str, words)],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
@@ -75,6 +76,8 @@ def test_failover(tmp_path):
         total = EDGES * ENTRIES
         until(lambda: len(lines(readers)) > total // 3, PATIENCE)
         leader = cluster.leader(NAME)
+        for each in writing:
+            print("go on", file=each.stdin, flush=True)
         reading[0].kill()
         cluster.kill(leader)
         assert len(lines(written)) < total, "the writers were done before the fault"

@@ -127,6 +127,7 @@ def test_a_crash_before_files_count(case, folder, monkeypatch):
     with case.opened() as sink:
         assert set() == sink.known(["a"])
     (left,) = folder.joinpath("_protoserve", "temporary").iterdir()
+    assert [] == list(folder.rglob("*.parquet"))
     os.utime(left, (0, 0))
     with case.opened():
         assert not left.exists()

@@ -1,0 +1,187 @@
+"""
+Memory: many exporters with many templates, and a storm of made-up ones.
+
+First 10,000 addresses send ten templates each, twice, so that they are known; then a
+million others send a template and data each; then those that are known send data only. A
+template of theirs that was pushed out by the storm would be missing, and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Iterator
+
+import attrs
+
+from benchmarks.codec.rows import Reach, Row
+from benchmarks.server.measure import PATIENCE
+from benchmarks.server.processes import FailedError
+from benchmarks.telemetry.receivers import collector
+from benchmarks.telemetry.running import Bench, Load, Running, resident
+from examples.netflow_exporter import ELEMENTS, START, TIMES, flow
+from protocols.netflow import V9, Header, NetFlow9, NetFlow9Set, Template, netflow
+from protoserve import Direction
+
+TITLE = "Memory of a collector of NetFlow v9"
+SEEN = (
+    "Resident bytes of the whole program. Each exporter is an address of its own; "
+    "templates have 18 fields."
+)
+_EXPORTERS, _TEMPLATES = 10_000, 10
+_STORM = 1_000_000
+_QUICK_STORM = 20_000
+_TEACHING, _STORMING = 2_000, 20_000
+"""Datagrams a second; of a storm, the kernel may drop what is too much."""
+_MOST = 300 << 20
+_KNOWN, _STRANGERS = 0x7F010000, 0x7F200000
+"""Where their addresses begin: 127.1.0.0 and 127.32.0.0."""
+_PROBATION = 1.2
+"""Seconds after which a template that comes again is proven, and a little more."""
+
+
+@attrs.frozen
+class Found:
+    """
+    Bytes at some moments, and what was lost.
+    """
+
+    storm: int
+    start: int
+    known: int
+    begun: int
+    after: int
+    taken: int
+    """Datagrams of the storm that were received."""
+    stored: int
+    """Datagrams of known exporters whose rows are there, of `expected`."""
+    expected: int
+    failure: str = ""
+
+
+def _datagrams() -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """
+    Make one with ten templates, one with data, one with a template and data.
+    """
+    chance = random.Random(1)
+    specs = ELEMENTS + TIMES[V9]
+    templates = [Template.of(256 + n, specs, version=V9) for n in range(_TEMPLATES)]
+    definitions = NetFlow9Set(0, b"".join(t.definition() for t in templates))
+    data = NetFlow9Set(256, templates[0].encode([flow(chance, START)]))
+
+    def made(*sets: NetFlow9Set) -> bytes:
+        message = NetFlow9(len(sets), 60_000, START, 0, 0, list(sets))
+        return netflow.build(message, Direction.REQUEST, header=Header(V9))
+
+    definition = NetFlow9Set(0, templates[0].definition())
+    return [made(definitions)], [made(data)], [made(definition, data)]
+
+
+def measure(bench: Bench, *, quick: bool = False) -> Found:
+    """
+    Measure one collector.
+    """
+    storm = _QUICK_STORM if quick else _STORM
+    first, data, both = _datagrams()
+    known = {"sources": _EXPORTERS, "first": _KNOWN}
+    strangers = {"sources": storm, "first": _STRANGERS}
+    folder = bench.folder
+    teach = Load.write(folder / "teach", first, **known)
+    tell = Load.write(folder / "tell", data, **known)
+    flood = Load.write(folder / "flood", both, **strangers)
+    strangers["sources"] = _QUICK_STORM
+    some = Load.write(folder / "some", both, **strangers)
+    start = begun = at_known = after = taken = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            running = bench.start(stack, attrs.evolve(collector("arrow"), count=None))
+            bench.settle(running)
+            start = resident(running.program)
+            for turn in range(2):
+                bench.progress(f"memory: templates, {turn + 1} of 2")
+                bench.slice(running, teach, _TEACHING, _EXPORTERS, 0)
+                time.sleep(_PROBATION)
+            at_known = resident(running.program)
+            bench.progress("memory: the storm")
+            bench.slice(running, some, _STORMING, _QUICK_STORM, 0)
+            begun = resident(running.program)
+            taken = bench.slice(running, flood, _STORMING, storm, 0).kept
+            after = resident(running.program)
+            before = _said(running)
+            bench.progress("memory: data of those that are known")
+            one = bench.slice(running, tell, _TEACHING, _EXPORTERS, 0)
+            bench.end(running)
+            stored = _said(running)["rows"] - before["rows"]
+            return Found(storm, start, at_known, begun, after, taken, stored, one.kept)
+    except FailedError as error:
+        return Found(storm, start, at_known, begun, after, taken, 0, 0, str(error))
+
+
+def _said(running: Running) -> dict[str, int]:
+    """
+    Read what a collector says each second, once that is of now.
+    """
+    file = running.folder / "said"
+    seen = file.stat().st_size
+    deadline = time.monotonic() + PATIENCE
+    while running.program.process.poll() is None:
+        lines = file.read_text()[seen:].split("\n")
+        if len(lines) > 2:  # the first may have been begun before
+            break
+        if time.monotonic() > deadline:
+            raise FailedError(running.program.why("says nothing more"))
+        time.sleep(0.05)
+    found: dict[str, int] = json.loads(
+        file.read_text().rpartition("\n")[0].split("\n")[-1]
+    )
+    return found
+
+
+def table(found: Found) -> Iterator[str]:
+    """
+    Write what was found.
+    """
+    if found.failure:
+        yield f"It failed: {found.failure}"
+        return
+    yield "| moment | resident |"
+    yield "|---|---:|"
+    known = f"after {_EXPORTERS:,} exporters with {_TEMPLATES} templates each"
+    begun = f"after {_QUICK_STORM:,} other sources, as many as are remembered and more"
+    storm = f"after {found.storm:,} other sources"
+    for name, size in (
+        ("at the start", found.start),
+        (known, found.known),
+        (begun, found.begun),
+        (storm, found.after),
+    ):
+        yield f"| {name} | {size / 2**20:.0f} MiB |"
+    yield ""
+    yield (
+        f"Of the storm {found.taken:,} datagrams were received, the others dropped by "
+        f"the kernel. Of {found.expected:,} datagrams that known exporters sent after that, with no "
+        f"template, {found.stored:,} became rows."
+    )
+
+
+def judge(found: Found) -> Iterator[Row]:
+    """
+    Compare with the figures to reach.
+    """
+    nothing, note = float("nan"), found.failure
+
+    def row(aspect: str, name: str, number: float, reach: Reach) -> Row:
+        number = nothing if note else number
+        return Row("memory", aspect, name, number, reach=reach, note=note)
+
+    most = _MOST / 2**20
+    yield row(
+        "MiB", "10,000 exporters, 10 templates each", found.known / 2**20, Reach(most)
+    )
+    yield row("MiB", "after the storm", found.after / 2**20, Reach(most))
+    grown = found.after / max(found.begun, 1)
+    yield row("growth", "by a storm of sources", grown, Reach(1.1))
+    share = found.stored / max(found.expected, 1)
+    yield row("kept", "templates of known ones", share, Reach(1.0, most=False))
