@@ -11,7 +11,8 @@ PyArrow comes with the extra ``protoserve[arrow]``, and is imported when it is u
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,7 +22,7 @@ from protoserve.errors import DeclarationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Column", "table_of"]
+__all__ = ["Column", "legal", "table_of"]
 
 
 @attrs.frozen(eq=False)
@@ -59,6 +60,22 @@ def table_of(columns: Iterable[Column]) -> Any:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
+def legal(value: Any) -> Any:
+    """
+    Replace in texts what UTF-8 has no bytes for: lone surrogates, as for stray bytes.
+    """
+    if isinstance(value, str):
+        return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, Mapping):
+        return {legal(key): legal(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [legal(each) for each in value]
+    return value
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
 def _array(pa: Any, values: NDArray[Any]) -> Any:
     if values.ndim > 1:
         size = values.shape[-1]
@@ -71,7 +88,11 @@ def _array(pa: Any, values: NDArray[Any]) -> Any:
         return pa.array(values.astype(kind.newbyteorder("=")))
     plain = [_plain(value) for value in values.tolist()]
     try:
-        return pa.array(plain)
+        try:
+            return pa.array(plain)
+        except UnicodeEncodeError:
+            plain = [legal(value) for value in plain]
+            return pa.array(plain)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         # What has no type in common, or none that Arrow knows, is text.
         return pa.array([None if value is None else str(value) for value in plain])

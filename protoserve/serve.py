@@ -74,6 +74,8 @@ _LOOK_AGAIN = 0.2
 _LAST_WORDS = 0.2
 """Seconds for handlers to notice that their connection was ended."""
 _LARGEST_DATAGRAM = 65_535
+_GATHER = 0.002
+"""Seconds that datagrams gather in the kernel's queue for a service of batch routes."""
 _MIXINS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "threads": ((ThreadingMixIn,), ()),
     "fork": ((ForkingMixIn,), ()),
@@ -195,6 +197,8 @@ def make_server(
         options["ssl_context"] = tls
         first = tuple(mixin for mixin in mixins if mixin is PreforkMixIn)
         mixins = (*first, TLSMixIn, *mixins[len(first) :])
+    if BatchMixIn in mixins and service.gatherings and not service._routes.messages:
+        options["gather"] = _GATHER  # nobody waits for an answer
     # Batches have no single requests to count, and finish what they have begun.
     base = _Telling if BatchMixIn in mixins else _Counting
     bases = (base, *mixins, _SERVERS[address.transport])

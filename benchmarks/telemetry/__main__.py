@@ -102,7 +102,7 @@ class Run:
             self.rows += memory.judge(sizes)
         if "stages" in only:
             _progress("stages")
-            steps = stages.measure(5 if quick else 25)
+            steps = stages.measure(5 if quick else 15)
             self._add(stages.TITLE, stages.SEEN, stages.table(steps))
 
     def _add(self, title: str, seen: str, lines: Any) -> None:

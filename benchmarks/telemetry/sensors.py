@@ -47,7 +47,7 @@ class Effort:
     """For which a rate is tried."""
 
 
-FULL = Effort(9, 1.0)
+FULL = Effort(9, 0.6)
 QUICK = Effort(6, 0.3)
 
 

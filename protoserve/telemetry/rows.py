@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from protoserve.arrow import Column, table_of
+from protoserve.arrow import Column, legal, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,10 @@ def _array(field: pa.Field, values: list[Any]) -> pa.Array:
     wider = [pa.uint64()] if field.type == pa.int64() else []
     for kind in [field.type, *wider]:
         try:
-            return pa.array(values, kind)
+            try:
+                return pa.array(values, kind)
+            except UnicodeEncodeError:  # seldom, so texts are not looked at before
+                return pa.array([legal(value) for value in values], kind)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             continue
     return _inferred(field.name, values)

@@ -7,6 +7,7 @@ import queue
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Process:
     lines: list = attrs.field(factory=list)
     bound: list = attrs.field(factory=list)
     _queue: queue.Queue = attrs.field(factory=queue.Queue)
+    _said_all: threading.Event = attrs.field(factory=threading.Event)
 
     def read(self):
         for line in self.process.stderr:
@@ -43,6 +45,7 @@ class Process:
             if line.startswith("listening on "):
                 self._queue.put(line.removeprefix("listening on ").rstrip("\n"))
         self._queue.put(None)
+        self._said_all.set()
 
     def await_bound(self, count):
         for _ in range(count):
@@ -63,7 +66,9 @@ class Process:
         started = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
-        return code, time.monotonic() - started, self.process.stdout.read()
+        seconds = time.monotonic() - started
+        assert self._said_all.wait(PATIENCE)
+        return code, seconds, self.process.stdout.read()
 
     @property
     def is_gone(self):

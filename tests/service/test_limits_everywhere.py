@@ -38,9 +38,9 @@ from tests.service.limited import LARGE, nursery
 
 CONCURRENT = [mode for mode in MODES if mode != "single"]
 ON_LOOPS = ("loop", "prefork", "batch")
-STALL = 5.0
+STALL = 10.0
 """Seconds that nobody waits for an answer, however busy the machine is."""
-LATE = 10.0
+LATE = 30.0
 """Seconds that a limit may act late, on such a machine."""
 STEP = 0.08
 """Seconds between two bytes of those who dribble."""

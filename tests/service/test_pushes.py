@@ -125,7 +125,7 @@ class Flooding:
 @pytest.mark.parametrize("server_class", [*BLOCKING, LoopTCPServer])
 def test_who_does_not_read_holds_up_nobody(serve, server_class, how):
     """Pushes to two peers that read nothing do not delay the answers to a third."""
-    running = serve(Flooding(), server_class, limits=Limits(write=1.5))
+    running = serve(Flooding(), server_class, limits=Limits(write=3.0))
     with running.client() as one, running.client() as two, running.client() as good:
         for deaf in (one, two):
             deaf.send(Text(how))
@@ -135,8 +135,8 @@ def test_who_does_not_read_holds_up_nobody(serve, server_class, how):
             assert Pong(7) == good.call(Ping(7))
             answered += 1
             assert time.monotonic() - began < PATIENCE
-        # Each would have to wait for a limit of the others.
-        assert answered > 10
+        # Held up, one would be answered when a limit of the others ends them.
+        assert answered > 4
         until(lambda: sum(running.service.refused.values()) == 2)
         assert Pong(8) == good.call(Ping(8))
 

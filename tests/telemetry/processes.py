@@ -45,7 +45,8 @@ class Running:
         found = []
 
         def look():
-            match = re.search(pattern, self.errors)
+            whole = self.errors.rpartition("\n")[0]  # the last line may go on
+            match = re.search(pattern, whole)
             if match:
                 found.append(match)
             assert match or self.process.poll() is None, self.errors

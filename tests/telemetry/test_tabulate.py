@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protoserve import Delimited, Message, Numbered, Peer, Protocol, wire
+from protoserve.arrow import Column, table_of
 from protoserve.telemetry.rows import RowTable
 from protoserve.telemetry.tables import Frames, column
 from protoserve.telemetry.tabulate import DeclaredTabulator, table_name, tabulator_of
@@ -216,3 +217,13 @@ def test_values_that_do_not_fit(number):
     row = Row(number, 0.5, "", b"", MOMENT, {}, [])
     found = RowTable(Row).table([row])["number"][0].as_py()
     assert found == number or math.isnan(found)
+
+
+def test_text_that_is_no_utf8():
+    """Text that UTF-8 has no bytes for costs those characters, not the other rows."""
+    row = Row(1, 0.5, "a\udcff", b"", MOMENT, {"k\udcff": "\ud800"}, [])
+    table = RowTable(Row).table([row, Row(2, 0.5, "b", b"", MOMENT, {}, [])])
+    assert ["a\ufffd", "b"] == table["text"].to_pylist()
+    assert [("k\ufffd", "\ufffd")] == table["tags"][0].as_py()
+    (found,) = table_of([Column("text", np.array(["a\udcff"], object))]).to_pylist()
+    assert {"text": "a\ufffd"} == found

@@ -51,7 +51,8 @@ def lines(paths):
     """
     noted = {}
     for path in paths:
-        for line in path.read_text().splitlines() if path.exists() else ():
+        text = path.read_text() if path.exists() else ""
+        for line in text.rpartition("\n")[0].splitlines():
             known_by, records, checksum = line.split()
             noted.setdefault(known_by, []).append((int(records), int(checksum)))
     return noted
