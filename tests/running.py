@@ -29,15 +29,19 @@ def started(command, *, cwd=ROOT):
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     ) as process:
+
+        def end():
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
+
         # What blocks for ever must not block the tests.
-        killer = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+        killer = threading.Timer(PATIENCE, end)
         killer.start()
         try:
             yield process
         finally:
             killer.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end()
 
 
 def bound(process, count=1):

@@ -639,6 +639,10 @@ def test_descriptions():
     assert "unixgram://(unnamed)" == str(Peer("unixgram", ""))
     assert "unixgram://@0001f" == str(Peer("unixgram", b"\x000001f"))
     assert ("::1", 53) == (Peer("udp", ("::1", 53)).host, Peer("udp", ("::1", 53)).port)
+    assert ("", "unixgram://(unnamed)") == (
+        Peer("unixgram", None).host,
+        str(Peer("unixgram", None)),
+    )
     peer = Peer("tcp", ("127.0.0.1", 80))
     shown = repr(Session(protocol(), Role.CLIENT, peer))
     assert "<Session pingpong client tcp://127.0.0.1:80>" == shown

@@ -20,6 +20,7 @@ from protoserve.urls import Address
 from tests.cli.station import Station
 from tests.service.kit import spoken
 
+
 def serve(mode, drain, tcp, udp):
     """
     Serve until SIGTERM, and then for `drain` seconds at most.

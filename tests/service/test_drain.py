@@ -24,7 +24,6 @@ from tests.service.kit import (
     until,
 )
 
-
 SOON = 30.0
 """Seconds in which an end that waits for nothing comes, on a busy machine."""
 

@@ -384,6 +384,18 @@ def test_closing_with_a_sink_that_is_away(spool, monkeypatch):
     assert list(range(10)) == store.numbers()
 
 
+def test_lag_while_a_sink_is_away(spool):
+    """What waits is counted while the sink is away, though it never was there."""
+    store = Store()
+    store.troubles = {"open": SinkUnavailableError("away")}
+    delivery = Delivery(spool, "g", store)
+    delivery.start()
+    for number in range(10):
+        add(spool, number)
+    until(lambda: delivery.stats.lag == 10)
+    assert delivery.close(0.0)
+
+
 def test_closing_with_a_sink_that_hangs(spool, caplog, monkeypatch):
     """A sink that does not come back does not hold up whoever closes."""
     monkeypatch.setattr(delivery_module, "_GRACE", 0.0)
