@@ -29,6 +29,7 @@ from protoserve.cli.targets import CommandError, load, look_here
 from protoserve.limits import Limits
 from protoserve.protocol import Protocol
 from protoserve.serve import StartError
+from protoserve.server._supervise import worker_count
 from protoserve.service import Service
 from protoserve.urls import Address
 
@@ -72,6 +73,8 @@ def collect(
     Raises:
         CommandError: it cannot be begun.
     """
+    # Until there is something to be brought to an end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     set_up_logging(log_format, verbose=verbose)
     _check_extras()
     from protoserve.telemetry.collecting import Collecting
@@ -165,12 +168,23 @@ def _settings(options: dict[str, Any]) -> Settings:
         queue=_size(options["queue"], "--queue"),
         when_full=options["queue_full"],
         rate=options["rate"],
-        workers=int(options["workers"]),
+        workers=_workers(options["workers"]),
         spread=options["spread"],
         drain=float(options["drain"]),
         metrics=place_of(options["metrics"]),
         otlp=options["otlp"],
     )
+
+
+def _workers(asked: object) -> int:
+    """
+    Say how many processes receive; a file may say it as a number.
+    """
+    text = str(asked)
+    try:
+        return worker_count(text if text == "auto" else int(text))
+    except ValueError as exc:
+        raise CommandError(str(exc)) from exc
 
 
 def _size(text: object, option: str) -> int:
@@ -380,6 +394,8 @@ def work(
     Raises:
         CommandError: it cannot be begun.
     """
+    # Until there is something to be brought to an end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     set_up_logging(log_format, verbose=verbose)
     _check_extras()
     from protoserve.telemetry.workers import Working

@@ -20,7 +20,16 @@ from protoserve.cli.options import (
 
 __all__ = ["collect"]
 
+_MOST_WORKERS = 64
 POLICIES = ("block", "drop-newest", "drop-oldest")
+
+
+def _workers(value: str) -> str:
+    if value != "auto" and not (value.isdecimal() and 1 <= int(value) <= _MOST_WORKERS):
+        raise typer.BadParameter(
+            f"expected a number from 1 to {_MOST_WORKERS} or auto, not {value!r}"
+        )
+    return value
 
 
 def collect(
@@ -68,14 +77,13 @@ def collect(
         ),
     ] = None,
     workers: Annotated[
-        int,
+        str,
         typer.Option(
-            metavar="N",
-            min=1,
-            max=64,
-            help="How many processes receive and decode.",
+            callback=_workers,
+            metavar="N|auto",
+            help="How many processes receive and decode; auto: one for each CPU.",
         ),
-    ] = 1,
+    ] = "1",
     spread: Annotated[
         str,
         typer.Option(
