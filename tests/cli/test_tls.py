@@ -129,7 +129,7 @@ def test_mistakes(authority):
     ):
         command = (*PROTOSERVE, "tests.cli.station:app", "--listen", listen, *options)
         ran = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=30
+            command, cwd=ROOT, capture_output=True, text=True, timeout=60
         )
         assert 2 == ran.returncode
         (line,) = ran.stderr.splitlines()
@@ -185,11 +185,11 @@ def test_dig(run, authority, mode):
         check = [f"+tls-ca={authority.ca_file}", "+tls-hostname=localhost"]
         asked = ["www.example.test", "A"]
         ran = subprocess.run(
-            [*dig, *check, *asked], capture_output=True, text=True, timeout=30
+            [*dig, *check, *asked], capture_output=True, text=True, timeout=60
         )
         assert ["example.test.", "192.0.2.1"] == ran.stdout.splitlines(), ran
         ran = subprocess.run(
-            [*dig, "example.test", "AXFR"], capture_output=True, text=True, timeout=30
+            [*dig, "example.test", "AXFR"], capture_output=True, text=True, timeout=60
         )
         assert len(ran.stdout.splitlines()) > 5, ran
 

@@ -243,4 +243,3 @@ def free_port() -> int:
             udp.bind(place)
             tcp.bind(place)
             return place[1]
-

@@ -28,7 +28,7 @@ def asked(program, port, *arguments):
         [program, "@127.0.0.1", "-p", port, "+tries=1", "+time=30", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     ).stdout
 

@@ -15,6 +15,7 @@ import pytest
 from examples import dns_server
 from protocols import dns, modbus, ntp
 from protoserve.testing import fault_proxy, live, simulated
+from tests.service.kit import until
 
 pytestmark = pytest.mark.interop
 
@@ -42,10 +43,10 @@ def dig(require_program):
     """Give a function that runs dig and gives what it printed."""
     program = require_program("dig")
 
-    def run(url, *arguments):
+    def run(url, *arguments, seconds=30):
         place = urlsplit(url)
         tcp = "+tcp" if place.scheme == "tcp" else "+notcp"
-        options = ["-p", str(place.port), tcp, "+tries=1", "+time=1"]
+        options = ["-p", str(place.port), tcp, "+tries=1", f"+time={seconds}"]
         done = subprocess.run(
             [program, f"@{place.hostname}", *options, *arguments],
             capture_output=True,
@@ -164,23 +165,24 @@ def test_proxied_modbus_that_fails(connected, require_module, pymodbus_server, f
         client = connected(proxy.url, timeout=0.3)
         with pytest.raises((failures, ConnectionError)):
             client.read_holding_registers(0, count=3)
-        assert proxy.counts[fault] == 1
+        until(lambda: proxy.counts[fault] == 1)
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
+    ("fault", "expected", "seconds"),
     [
-        ("delay=20ms", "192.0.2.1\n"),
-        ("duplicate", "192.0.2.1\n"),
-        ("drop", "timed out"),
-        ("wrong-id", "ID mismatch"),
-        ("truncate", "short|malformed"),
+        ("delay=20ms", "192.0.2.1\n", 30),
+        ("duplicate", "192.0.2.1\n", 30),
+        ("drop", "timed out", 1),
+        ("wrong-id", "ID mismatch", 4),
+        ("truncate", "short|malformed", 4),
     ],
 )
-def test_proxied_dns(dig, fault, expected):
+def test_proxied_dns(dig, fault, expected, seconds):
     """Between dig and our server, over UDP, dig sees each fault for what it is."""
     with (
         live(dns_server.app, mode="loop", transport="udp") as server,
         fault_proxy(dns.dns, server.url, fault) as proxy,
     ):
-        assert re.search(expected, dig(proxy.url, "example.test", "+short"))
+        said = dig(proxy.url, "example.test", "+short", seconds=seconds)
+        assert re.search(expected, said)

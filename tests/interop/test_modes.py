@@ -34,7 +34,7 @@ def test_dns(require_program, served, mode):
                 [*command, "+noall", "+answer", "WwW.example.test", "A"],
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=60,
                 check=True,
             )
             first, second = done.stdout.splitlines()
@@ -73,7 +73,7 @@ def test_dns_over_tls(require_program, served, mode, tmp_path):
             [*command, "+short", "example.test", "A"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
         assert "192.0.2.1" == done.stdout.strip()

@@ -78,7 +78,9 @@ def test_unread_frames_are_answered():
 )
 def test_workers_need_a_mode_that_has_them(mode):
     """A number of workers in a mode without is refused."""
-    with pytest.raises(DeclarationError, match=f"for modes prefork and batch, not {mode}"):
+    with pytest.raises(
+        DeclarationError, match=f"for modes prefork and batch, not {mode}"
+    ):
         Runner(Service(spoken, Where()), [], mode, workers=2)
 
 
