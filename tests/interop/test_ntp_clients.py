@@ -43,9 +43,10 @@ def test_ntplib(require_module, port, version):
     assert answer.stratum == 3
     assert answer.leap == 0
     assert answer.precision == -20
-    assert abs(answer.offset) < 0.5
-    assert 0 <= answer.delay < 5
-    assert answer.tx_time == pytest.approx(time.time(), abs=5)
+    # The clock is the same: what is measured is how unlike the two ways were.
+    assert abs(answer.offset) <= answer.delay / 2 + 0.001
+    assert 0 <= answer.delay < 60
+    assert answer.tx_time == pytest.approx(time.time(), abs=60)
 
 
 @pytest.mark.parametrize("option", ["", "version 3", "extfield F323"])
@@ -58,11 +59,11 @@ def test_chronyd(require_program, port, option, tmp_path):
     user = f"user {getpass.getuser()}"
     files = ["-f", "/dev/null", "cmdport 0", f"pidfile {tmp_path}/pid", user]
     done = subprocess.run(
-        [chronyd, "-U", "-Q", "-t", "8", *files, source],
+        [chronyd, "-U", "-Q", "-t", "60", *files, source],
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
