@@ -755,7 +755,7 @@ def test_states_on_datagrams_without_keys(far, client):
     guarded = protocol(states=states, correlate=None)
     asker = client(far(lambda far: far.receive(), "udp", guarded), guarded, retries=0)
     with pytest.raises(PeerTimeoutError):
-        asker.exchange(Ping(1), timeout=0.02)
+        asker.exchange(Ping(1), timeout=0.5)
     with pytest.raises(SessionClosedError, match="answers are missing"):
         asker.exchange(Ping(1))
 
@@ -777,7 +777,7 @@ def test_state_after_a_timeout(far, client, transport):
     """Whoever asks for what may not be allowed now is told that the session is over."""
     asker = client(far(deaf, transport, guarded), guarded, retries=0)
     with pytest.raises(PeerTimeoutError):
-        asker.call(Ping(1), timeout=0.02)
+        asker.call(Ping(1), timeout=0.5)
     for _ in range(2):
         with pytest.raises(SessionClosedError, match="Ping was not answered, so it"):
             asker.call(Ping(2))
@@ -795,7 +795,7 @@ def test_state_after_a_late_answer(far, client):
 
     asker = client(far(late, protocol=guarded), guarded)
     with pytest.raises(PeerTimeoutError):
-        asker.call(Ping(1), timeout=0.02)
+        asker.call(Ping(1), timeout=0.5)
     assert "asked" == phase_of(asker)
     told.set()
     assert Text(b"\2") == asker.call(Ask(2))  # which is allowed in every state
@@ -856,7 +856,7 @@ def test_state_on_a_new_connection(far, client):
 
     asker = client(far(first_deaf, protocol=guarded), guarded, reconnect=True)
     with pytest.raises(PeerTimeoutError):
-        asker.call(Ping(1), timeout=0.02)
+        asker.call(Ping(1), timeout=0.5)
     assert Pong(2) == asker.call(Ping(2))
     assert 2 == asker.stats.connections
 
