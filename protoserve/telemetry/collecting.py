@@ -30,7 +30,7 @@ from protoserve.limits import Limits
 from protoserve.protocol import Protocol
 from protoserve.serve import Runner, StartError
 from protoserve.service import Service
-from protoserve.telemetry.collector import COUNTED, Collector
+from protoserve.telemetry.collector import COUNTED, ENOUGH, Collector
 from protoserve.telemetry.deadletters import DeadLetters
 from protoserve.telemetry.delivery import Delivery
 from protoserve.telemetry.forwarding import Forwarding
@@ -55,6 +55,8 @@ logger = logging.getLogger("protoserve")
 
 _GATHER = 0.002
 """Seconds in which datagrams gather in the kernel's queue, so that it is asked less."""
+_ENTRIES = 64
+"""Entries that a spool holds, at least."""
 _MAX_ROWS = 50_000
 _MAX_AGE = 1.0
 _LOOK = 0.2
@@ -434,6 +436,8 @@ class Collecting:
             select=selection,
             rates=None if settings.rate is None else Rates(settings.rate),
             losses=folder / LOSSES,
+            # An entry has to be small beside the spool, which makes room by segments.
+            enough=max(1, min(ENOUGH, settings.spool_size // _ENTRIES)),
         )
         try:
             yield

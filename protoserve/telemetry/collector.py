@@ -38,7 +38,7 @@ from protoserve.telemetry.tables import Frames, Tables, Tabulator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COUNTED", "Collector", "Output"]
+__all__ = ["COUNTED", "ENOUGH", "Collector", "Output"]
 
 logger = logging.getLogger("protoserve")
 _rare = RareLog(logger)
@@ -47,7 +47,7 @@ GAPS = ("missing", "duplicates", "reordered", "restarts")
 """What is counted of exporters' own numbers, see `Gaps`."""
 COUNTED = ("rows", "bytes", "exporters", *GAPS)
 """What a collector counts beside the fates of datagrams."""
-_ENOUGH = 4 << 20
+ENOUGH = 4 << 20
 """Bytes of datagrams that are tabulated at a time."""
 _PATIENCE = 0.04
 """Seconds that datagrams wait for others."""
@@ -103,6 +103,7 @@ class Collector:
         select: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         rates: Rates | None = None,
         losses: Path | None = None,
+        enough: int = ENOUGH,
     ) -> None:
         """
         Begin to work, in a thread.
@@ -115,6 +116,7 @@ class Collector:
             select: changes tables before they are kept: a filter, a choice of columns.
             rates: how much each exporter may send.
             losses: the file that says what is missing of each, if there is to be one.
+            enough: bytes of datagrams that are tabulated at a time.
         """
         self._tabulator = tabulator
         self._tables = tables
@@ -123,6 +125,7 @@ class Collector:
         self._select = select
         self._rates = rates
         self._losses = losses
+        self._enough = enough
         self._thread = threading.Thread(
             target=self._work, name="protoserve-collector", daemon=True
         )
@@ -155,7 +158,7 @@ class Collector:
         tick_at = time.monotonic() + _TICK
         while True:
             ending = self._stopping
-            frames = self._intake.gather(_TICK / 4, _ENOUGH, _PATIENCE)
+            frames = self._intake.gather(_TICK / 4, self._enough, _PATIENCE)
             if frames is not None:
                 self.collect(frames)
             elif ending:

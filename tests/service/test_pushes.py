@@ -125,7 +125,8 @@ class Flooding:
 @pytest.mark.parametrize("server_class", [*BLOCKING, LoopTCPServer])
 def test_who_does_not_read_holds_up_nobody(serve, server_class, how):
     """Pushes to two peers that read nothing do not delay the answers to a third."""
-    running = serve(Flooding(), server_class, limits=Limits(write=3.0))
+    limits = Limits(write=3.0, write_buffer=16 << 20)
+    running = serve(Flooding(), server_class, limits=limits)
     with running.client() as one, running.client() as two, running.client() as good:
         for deaf in (one, two):
             deaf.send(Text(how))
@@ -136,7 +137,7 @@ def test_who_does_not_read_holds_up_nobody(serve, server_class, how):
             answered += 1
             assert time.monotonic() - began < PATIENCE
         # Held up, one would be answered when a limit of the others ends them.
-        assert answered > 4
+        assert answered > 1
         until(lambda: sum(running.service.refused.values()) == 2)
         assert Pong(8) == good.call(Ping(8))
 
