@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import select
@@ -101,6 +102,8 @@ class Program:
                 os.sched_setaffinity(0, {core})
 
         self._errors: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - `stop` closes it
+        # What the process writes is to stand at the end, wherever we have read last.
+        fcntl.fcntl(self._errors, fcntl.F_SETFL, os.O_APPEND)
         self._lines = b""
         # An interrupt in the middle of this would leave a process that nobody knows.
         signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)

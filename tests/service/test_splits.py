@@ -6,7 +6,9 @@ oracle. Each mode has one server process for each protocol, which all cuts go to
 """
 
 import contextlib
+import fcntl
 import itertools
+import os
 import signal
 import socket
 import struct
@@ -146,6 +148,17 @@ TALKS = {
 }
 
 
+def appended(file):
+    """
+    Have all that is written to a file stand at its end.
+
+    A process that it is given to shares its position, which reading moves; and the mode of
+    a temporary file does not reach the kernel.
+    """
+    fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+    return file
+
+
 @contextlib.contextmanager
 def serving(talk, mode, *urls, options=()):
     """
@@ -157,10 +170,11 @@ def serving(talk, mode, *urls, options=()):
     if mode == "prefork":
         command += ["--workers", "2"]
     # Not to a pipe: what is malformed is logged, and nobody would read it meanwhile.
-    # Appended: both sides share the position, and reading moves it.
     with (
         tempfile.TemporaryFile("a+") as log,
-        subprocess.Popen([*command, *options], cwd=ROOT, stderr=log) as process,
+        subprocess.Popen(
+            [*command, *options], cwd=ROOT, stderr=appended(log)
+        ) as process,
     ):
 
         def text():
