@@ -26,6 +26,7 @@ from protoserve.telemetry.packing import stream_of
 from protoserve.telemetry.sinks import files
 from protoserve.telemetry.sinks.base import Sink
 from protoserve.telemetry.sinks.commits import Commits
+from protoserve.telemetry.sinks.direct import Appender, open_direct
 from protoserve.telemetry.sinks.options import one_of, seconds, size, split
 from protoserve.telemetry.sinks.schema import already_stored, conform, evolve, plain
 
@@ -76,6 +77,7 @@ class ArrowSink(Sink):
         how = options.get("compression", "none")
         self._how = pa.ipc.IpcWriteOptions(compression=None if how == "none" else how)
         self._commits = Commits(self._folder / "_protoserve")
+        self._appender = Appender()
         self._segments: dict[str, _Segment] = {}
         self._schemas: dict[str, pa.Schema] = {}
         self._made = 0
@@ -159,7 +161,9 @@ class ArrowSink(Sink):
             messages = _behind(messages, segment.head)
         else:
             segment.head = len(rows.schema.serialize())
-        segment.length = files.append(segment.handle, messages, segment.length)
+        segment.length = self._appender.append(
+            segment.handle, messages, segment.length
+        )
         return segment
 
     def _messages(self, rows: pa.Table) -> list[memoryview]:
@@ -175,8 +179,7 @@ class ArrowSink(Sink):
         path = folder / f"{time.time_ns()}-{os.getpid()}-{self._made}.arrows"
         # After a crash whatever is in it beyond that is known to be nothing.
         self._commits.commit([], {f"{name}/{path.name}": 0})
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o666)
+        handle = open_direct(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         files.sync_folder(folder)
         segment = _Segment(path, handle, schema, time.monotonic())
         self._segments[name] = segment
@@ -186,7 +189,9 @@ class ArrowSink(Sink):
         segment = self._segments.pop(name)
         try:
             end = memoryview(_END)
-            segment.length = files.append(segment.handle, [end], segment.length)
+            segment.length = self._appender.append(
+                segment.handle, [end], segment.length
+            )
             self._commits.commit([], {self._name(segment): segment.length})
         finally:
             os.close(segment.handle)
