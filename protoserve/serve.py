@@ -74,7 +74,7 @@ _LOOK_AGAIN = 0.2
 _LAST_WORDS = 0.2
 """Seconds for handlers to notice that their connection was ended."""
 _LARGEST_DATAGRAM = 65_535
-_GATHER = 0.002
+_GATHER = 0.005
 """Seconds that datagrams gather in the kernel's queue for a service of batch routes."""
 _MIXINS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "threads": ((ThreadingMixIn,), ()),

@@ -161,7 +161,7 @@ def _encoded(values: NDArray[Any], text: Callable[[bytes], str]) -> pa.Array:
         return pa.DictionaryArray.from_arrays(
             again.indices.take(found.indices), again.dictionary
         )
-    return pa.DictionaryArray.from_arrays(found.indices, words)
+    return pa.DictionaryArray.from_arrays(found.indices, words, safe=False)
 
 
 def _string(data: bytes) -> str:
@@ -179,7 +179,7 @@ def _ipv6(data: bytes) -> str:
 def _ipv4(values: NDArray[Any]) -> pa.Array:
     found = pa.array(values.astype("u4")).dictionary_encode()
     return pa.DictionaryArray.from_arrays(
-        found.indices, _dotted(found.dictionary.to_numpy())
+        found.indices, _dotted(found.dictionary.to_numpy()), safe=False
     )
 
 

@@ -8,7 +8,6 @@ of a layout, whatever datagrams they are in. Each column is then a view of the c
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -26,8 +25,8 @@ from protocols.netflow.templates import (
     Layout,
     variable_length,
 )
-from protocols.netflow.walk import V5, Sets, number
-from protoserve.telemetry.tables import Frames
+from protocols.netflow.walk import HEADS, V5, Sets
+from protoserve.telemetry.tables import Frames, Origins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,34 +58,53 @@ _HEADS: dict[int, tuple[tuple[str, int, int], ...]] = {
 @attrs.frozen(eq=False)
 class Part:
     """
-    Records of one layout; all arrays have an element for each.
+    Records of one layout. What all records of a set have in common is there once a set.
     """
 
     layout: Layout
     frames: NDArray[np.int64]
+    """The frame that each set is in."""
     ids: NDArray[np.int64]
-    """The id of the set that it is in: its template's."""
+    """The id of each set: its template's."""
+    counts: NDArray[np.int64]
+    """How many records each set has."""
     stretches: tuple[NDArray[np.int64], ...]
-    """Where each stretch of fixed fields begins."""
+    """
+    Where each stretch of fixed fields begins, record by record; with a fixed layout, where
+    the first record of each set does.
+    """
     variable: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...] = ()
-    """Where each variable field begins, and how long it is."""
+    """Where each variable field begins, and how long it is, record by record."""
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return int(self.counts.sum())
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """
+        Repeat what each set has for its records.
+        """
+        counts = self.counts
+        first = int(counts[0]) if len(counts) else 0
+        if not (counts == first).all():
+            return np.repeat(values, counts)
+        # As it mostly is, and much faster.
+        return np.broadcast_to(values[:, None], (len(values), first)).reshape(-1)
 
     def without(self, bad: NDArray[np.bool_]) -> Part:
         """
         Leave out the records of some frames.
         """
-        chosen = ~bad[self.frames]
-        if chosen.all():
+        sets = ~bad[self.frames]
+        if sets.all():
             return self
+        rows = sets if self.layout.is_fixed else self.spread(sets)
         return Part(
             self.layout,
-            self.frames[chosen],
-            self.ids[chosen],
-            tuple(each[chosen] for each in self.stretches),
-            tuple((at[chosen], size[chosen]) for at, size in self.variable),
+            self.frames[sets],
+            self.ids[sets],
+            self.counts[sets],
+            tuple(each[rows] for each in self.stretches),
+            tuple((at[rows], size[rows]) for at, size in self.variable),
         )
 
 
@@ -105,13 +123,9 @@ def located(
     if layout.is_fixed:
         (size,) = layout.stretches
         counts = (sets.ends - sets.starts) // size
-        before = np.cumsum(counts) - counts
-        starts = np.repeat(sets.starts - before * size, counts)
-        starts += np.arange(len(starts)) * size
-        frames, ids = np.repeat(sets.frames, counts), np.repeat(sets.ids, counts)
-        return Part(layout, frames, ids, (starts,))
+        return Part(layout, sets.frames, sets.ids, counts, (sets.starts,))
     places: list[int] = []
-    owners_of: list[int] = []
+    counts = np.zeros(len(sets), np.int64)
     width = 3 * len(layout.stretches) - 2
     view = data.data
     bounds = zip(sets.starts.tolist(), sets.ends.tolist(), strict=True)
@@ -122,14 +136,14 @@ def located(
             refused[int(sets.frames[i])] = f"set {sets.ids[i]}: {exc}"
             continue
         places += found
-        owners_of += [i] * (len(found) // width)
+        counts[i] = len(found) // width
     table = np.array(places, np.int64).reshape(-1, width)
-    owners = np.array(owners_of, np.int64)
     fields = range(len(layout.stretches) - 1)
     return Part(
         layout,
-        sets.frames[owners],
-        sets.ids[owners],
+        sets.frames,
+        sets.ids,
+        counts,
         tuple(table[:, 3 * k] for k in range(len(layout.stretches))),
         tuple((table[:, 3 * k + 1], table[:, 3 * k + 2]) for k in fields),
     )
@@ -171,16 +185,14 @@ class RowTables:
         self._unknown: set[str] = set()
         """Columns that no registry names, as far as there is one."""
 
-    def table(
-        self, part: Part, frames: Frames, origins: Mapping[str, pa.Array]
-    ) -> pa.Table:
+    def table(self, part: Part, frames: Frames, origins: Origins) -> pa.Table:
         """
         Make a table of records: their fields, what their datagrams say, whence they are.
 
         Args:
             part: the records.
             frames: their datagrams.
-            origins: columns with a value for each datagram.
+            origins: whence those are.
         """
         layout, data = part.layout, frames.data
         found: dict[str, pa.Array] = {}
@@ -191,23 +203,20 @@ class RowTables:
             if column is not None and column.length != VARIABLE:
                 fixed.append(column)
                 continue
-            found |= self._fixed(fixed, *next(stretches), data)
+            found |= self._fixed(fixed, *next(stretches), part, data)
             fixed = []
             if column is not None:
                 at, sizes = next(variable)
                 if column.kind != PADDING and self._is_wanted(column):
                     found[column.name] = _listed(column.kind, data, at, sizes)
-        used = np.flatnonzero(np.bincount(part.frames, minlength=len(frames)))
-        heads = frames.starts[used]
-        for name, offset, size in _HEADS[layout.version]:
+        heads = _gathered(data, frames.starts[part.frames], _head(layout.version))
+        for name, _, _ in _HEADS[layout.version]:
             if name not in found:
-                values = np.zeros(len(frames), f"u{size}")
-                values[used] = number(data, heads + offset, size)
-                found[name] = pa.array(values[part.frames])
+                values = heads[name]
+                found[name] = pa.array(part.spread(values.astype(values.dtype.str[1:])))
         if layout.version != V5 and "templateId" not in found:
-            found["templateId"] = pa.array(part.ids.astype("u2"))
-        places = pa.array(part.frames)
-        found |= {name: values.take(places) for name, values in origins.items()}
+            found["templateId"] = pa.array(part.spread(part.ids.astype("u2")))
+        found |= origins.columns(part.frames, part.spread)
         return pa.table(found, schema=_described(layout.version, found))
 
     def _fixed(
@@ -215,12 +224,17 @@ class RowTables:
         columns: list[Column],
         size: int,
         starts: NDArray[np.int64],
+        part: Part,
         data: NDArray[np.uint8],
     ) -> dict[str, pa.Array]:
         wanted = [c for c in columns if c.kind != PADDING and self._is_wanted(c)]
         if not wanted:
             return {}
-        rows = _gathered(data, starts, size).view(_dtype(tuple(columns)))
+        dtype = _dtype(tuple(columns))
+        if part.layout.is_fixed:
+            rows = _runs(data, starts, part.counts, dtype)
+        else:
+            rows = _gathered(data, starts, dtype)
         found = {}
         for column in wanted:
             kind = column.kind
@@ -250,22 +264,50 @@ def joined(parts: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts, promote_options="default")
 
 
-def _gathered(data: NDArray[np.uint8], starts: NDArray[np.int64], size: int) -> Any:
+def _gathered(
+    data: NDArray[np.uint8], starts: NDArray[np.int64], dtype: np.dtype[Any]
+) -> Any:
     """
-    Copy equally long pieces of bytes.
+    Copy pieces of one layout from wherever they are.
     """
-    if not len(starts):
-        return np.zeros(0, f"V{size}")
-    # Mostly all datagrams have as many, behind each other: those are one piece.
-    ends = np.flatnonzero(np.diff(starts) != size) + 1
-    run = int(ends[0]) if len(ends) else len(starts)
-    if not np.array_equal(ends, np.arange(run, len(starts), run)) or len(starts) % run:
-        run = 1
-    whole = run * size
+    size = dtype.itemsize
+    if not len(starts) or not size:
+        return np.zeros(len(starts), dtype)
     pieces: Any = np.ndarray(
-        (len(data) - whole + 1,), f"V{whole}", np.ascontiguousarray(data), 0, (1,)
+        (len(data) - size + 1,), f"V{size}", np.ascontiguousarray(data), 0, (1,)
     )
-    return pieces[starts[::run]].view(f"V{size}")
+    return pieces[starts].view(dtype)
+
+
+def _runs(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    dtype: np.dtype[Any],
+) -> Any:
+    """
+    Copy records that stand behind each other, so many from each start.
+    """
+    run = int(counts[0]) if len(counts) else 0
+    if run and (counts == run).all():  # as it mostly is: each run is one piece
+        return _gathered(data, starts, np.dtype((dtype, (run,)))).reshape(-1)
+    before = np.cumsum(counts) - counts
+    places = np.repeat(starts - before * dtype.itemsize, counts)
+    places += np.arange(len(places)) * dtype.itemsize
+    return _gathered(data, places, dtype)
+
+
+@functools.cache
+def _head(version: int) -> np.dtype[Any]:
+    names, offsets, sizes = zip(*_HEADS[version], strict=True)
+    return np.dtype(
+        {
+            "names": names,
+            "formats": [f">u{size}" for size in sizes],
+            "offsets": offsets,
+            "itemsize": HEADS[version],
+        }
+    )
 
 
 @functools.lru_cache(maxsize=512)

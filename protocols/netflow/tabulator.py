@@ -33,7 +33,7 @@ from protocols.netflow.rows import Part, RowTables, joined, located
 from protocols.netflow.templates import IPFIX
 from protocols.netflow.walk import HEADS, V5, Sets, walk
 from protoserve import Peer
-from protoserve.telemetry.tables import Frames, Refused, Tables, origin
+from protoserve.telemetry.tables import Frames, Origins, Refused, Tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,7 +173,7 @@ class NetFlowTabulator:
             unknown = {f: each for f, each in unknown.items() if not bad[f]}
         records = np.zeros(len(frames), np.int64)
         for part in parts:
-            records += np.bincount(part.frames, minlength=len(frames))
+            np.add.at(records, part.frames, part.counts)
         return _Block(
             frames,
             walked.refused,
@@ -243,10 +243,7 @@ class NetFlowTabulator:
                     found.released += 1
 
     def _add(self, block: _Block, tables: dict[str, list[pa.Table]]) -> None:
-        if not any(map(len, block.parts)):
-            return
-        # Made once, as there may be many exporters, and many parts.
-        origins = origin(block.frames, np.arange(len(block.frames)))
+        origins = Origins(block.frames)
         for part in block.parts:
             if len(part):
                 table = self._rows.table(part, block.frames, origins)

@@ -94,6 +94,8 @@ class Intake:
         self._pieces: deque[_Piece] = deque()
         self._bytes = 0
         self._count = 0
+        self._wanted = 1
+        """Bytes for which whoever takes waits."""
         self._condition = threading.Condition()
         self._closed = False
         self._peers: dict[Any, Peer] = {}
@@ -171,7 +173,8 @@ class Intake:
             self._pieces.append(piece)
             self._bytes += size
             self._count += count
-            self._condition.notify_all()
+            if self._bytes >= self._wanted:
+                self._condition.notify_all()
 
     def _drop(self, piece: _Piece) -> None:
         self._bytes -= piece.size
@@ -201,19 +204,26 @@ class Intake:
             `None` if there is nothing.
         """
         with self._condition:
-            if not self._pieces and not self._closed:
-                self._condition.wait(timeout)
+            self._wait(1, timeout)
             if not self._pieces:
                 return None
-            deadline = time.monotonic() + patience
-            while self._bytes < enough and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._condition.wait(left)
+            self._wait(min(enough, self._most // 2), patience)
             pieces = self._some(enough)
             self._condition.notify_all()
         return self._joined(pieces)
+
+    def _wait(self, wanted: int, timeout: float) -> None:
+        """
+        Wait until so many bytes are there; not woken by each that comes before.
+        """
+        self._wanted = wanted
+        deadline = time.monotonic() + timeout
+        while self._bytes < wanted and not self._closed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._condition.wait(left)
+        self._wanted = 1
 
     def _some(self, enough: int) -> list[_Piece]:
         """

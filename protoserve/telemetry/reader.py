@@ -12,13 +12,12 @@ process. A large payload is read on its own, into the bytes that are given out.
 from __future__ import annotations
 
 import os
-import zlib
 from typing import Any
 
 import attrs
 
 from protoserve.telemetry.logs.base import Entry
-from protoserve.telemetry.segments import CHECKED, HEADER, Segment
+from protoserve.telemetry.segments import CHECKED, HEADER, Segment, crc32
 
 __all__ = ["Found", "Head", "Reader"]
 
@@ -78,6 +77,7 @@ class Reader:
         self._chunk = b""
         self._start = 0
         self._searched = 0
+        self._seen = 0
 
     def close(self) -> None:
         """
@@ -96,7 +96,7 @@ class Reader:
             # What was read ahead may have been cut off and written anew since.
             self._chunk = b""
             found = self._frame(self.offset)
-        if found is None and self._search() is not None:
+        if found is None and not self._is_coming() and self._search() is not None:
             # Frames are written in order, so all before that one are there now; when
             # they were looked for they may not have been, and are not damaged then.
             self._chunk = b""
@@ -139,6 +139,16 @@ class Reader:
         """
         return max(os.fstat(self._file).st_size - self.offset, 0)
 
+    def _is_coming(self) -> bool:
+        """
+        Say whether the next frame is being written: the file has grown, not enough yet.
+        """
+        size = os.fstat(self._file).st_size
+        before, self._seen = self._seen, size
+        if size <= before or (head := self._head(self.offset)) is None:
+            return False
+        return bool(self.offset + HEADER.size + sum(head[2:5]) > size)
+
     def _has(self, end: int) -> bool:
         if end > self._size:
             self._size = os.fstat(self._file).st_size
@@ -172,7 +182,7 @@ class Reader:
         text = self._bytes(at, key + name)
         payload = self._bytes(at + key + name, size)
         checked = HEADER.pack(*head)[CHECKED:]
-        if crc != zlib.crc32(text, zlib.crc32(checked, zlib.crc32(payload))):
+        if crc != crc32(text, crc32(checked, crc32(payload))):
             return None
         entry = Entry(
             sequence,

@@ -30,11 +30,15 @@ import os
 import re
 import secrets
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+
+try:
+    from isal.isal_zlib import crc32  # the same, many times as fast
+except ImportError:
+    from zlib import crc32
 
 __all__ = [
     "CHECKED",
@@ -42,6 +46,7 @@ __all__ = [
     "HEADER_SIZE",
     "LONGEST",
     "Segment",
+    "crc32",
     "frame_head",
     "list_segments",
     "move_aside",
@@ -143,7 +148,7 @@ def payload_crc(buffers: Sequence[memoryview]) -> int:
     """
     crc = 0
     for buffer in buffers:
-        crc = zlib.crc32(buffer, crc)
+        crc = crc32(buffer, crc)
     return crc
 
 
@@ -167,7 +172,7 @@ def frame_head(
         place: sequence, time, before and count.
     """
     head = HEADER.pack(mark, 0, size, len(key), len(name), *place) + key + name
-    crc = zlib.crc32(memoryview(head)[CHECKED:], crc)
+    crc = crc32(memoryview(head)[CHECKED:], crc)
     return b"".join((mark, crc.to_bytes(4, "little"), head[CHECKED:]))
 
 

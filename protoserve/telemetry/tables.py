@@ -11,7 +11,7 @@ until what it waits for has come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Frames",
     "MakeTabulator",
+    "Origins",
     "Refused",
     "Sequences",
     "Tables",
     "Tabulator",
     "column",
-    "origin",
 ]
 
 
@@ -66,25 +66,43 @@ class Frames:
         return self.data[start : start + int(self.lengths[index])].tobytes()
 
 
-def origin(frames: Frames, places: NDArray[np.int64]) -> dict[str, pa.Array]:
+class Origins:
     """
-    Make the columns that every table ends with: ``exporter`` and ``received_at``.
+    Makes the columns that every table ends with: ``exporter`` and ``received_at``.
 
     Args:
-        frames: what the rows come from.
-        places: for each row, the place of its frame.
-
-    Returns:
-        Who sent it, as text, and when it came, in UTC.
+        frames: what the rows of all tables come from.
     """
-    import numpy as np
-    import pyarrow as pa
 
-    hosts = pa.array([peer.host for peer in frames.exporters], pa.string())
-    senders = pa.array(frames.senders[places].astype(np.int32))
-    times = pa.array(frames.times[places]).cast(pa.timestamp("ns", "UTC"))
-    exporters = pa.DictionaryArray.from_arrays(senders, hosts)
-    return {"exporter": exporters, "received_at": times}
+    def __init__(self, frames: Frames) -> None:
+        import pyarrow as pa
+
+        self._frames = frames
+        self._hosts = pa.array([peer.host for peer in frames.exporters], pa.string())
+
+    def columns(
+        self,
+        places: NDArray[np.int64],
+        spread: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
+    ) -> dict[str, pa.Array]:
+        """
+        Say who sent each row, as text, and when it came, in UTC.
+
+        Args:
+            places: the places of the rows' frames.
+            spread: makes of one value for each of these places one for each row.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        senders = spread(self._frames.senders[places].astype(np.int32))
+        # They are places in that very list.
+        exporters = pa.DictionaryArray.from_arrays(senders, self._hosts, safe=False)
+        times = pa.array(spread(self._frames.times[places]).view("M8[ns]"))
+        return {
+            "exporter": exporters,
+            "received_at": times.cast(pa.timestamp("ns", "UTC")),
+        }
 
 
 @attrs.frozen
@@ -126,7 +144,7 @@ class Tables:
     """
 
     tables: Mapping[str, pa.Table] = attrs.field(factory=dict)
-    """Rows by the name of their table; see `origin` for two columns of each."""
+    """Rows by the name of their table; see `Origins` for two columns of each."""
     refused: Sequence[Refused] = ()
     """Those of the given frames that are dropped."""
     held: int = 0

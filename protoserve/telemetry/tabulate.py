@@ -32,11 +32,11 @@ from protoserve.session import Peer, Role, Session
 from protoserve.telemetry.rows import RowTable
 from protoserve.telemetry.tables import (
     Frames,
+    Origins,
     Refused,
     Sequences,
     Tables,
     Tabulator,
-    origin,
 )
 
 if TYPE_CHECKING:
@@ -93,12 +93,17 @@ class _Found:
     refused: list[Refused] = attrs.field(factory=list)
     sequences: list[Sequences] = attrs.field(factory=list)
 
+    origins: Origins = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.origins = Origins(self.frames)
+
     def add(self, name: str, table: pa.Table, places: NDArray[np.int64]) -> None:
         """
         Add rows, and where they come from.
         """
         taken = set(table.column_names)
-        for column, values in origin(self.frames, places).items():
+        for column, values in self.origins.columns(places).items():
             free = column
             while free in taken:
                 free += "_"
