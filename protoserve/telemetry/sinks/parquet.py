@@ -12,21 +12,24 @@ leaves files that nobody sees, which are deleted when they are old; after one in
 `open` gives them their names.
 
 Arrow would make dictionaries of all columns. That takes three times as long and saves
-nothing for counters and ports, so only text and bytes have them. Times are stored as
-differences, as they grow.
+nothing for counters and ports, so only text and bytes have them. What comes in
+dictionaries is written from these, without a look at each value; so nothing is said of
+their least and greatest, and what the file says of its schema is said here: readers find
+plain text. Times are stored as differences, as they grow.
 
 A file a second is a lot of files, so rows are gathered for 10 s by default.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +40,13 @@ from protoserve.telemetry.sinks import files
 from protoserve.telemetry.sinks.base import Sink
 from protoserve.telemetry.sinks.commits import Commits
 from protoserve.telemetry.sinks.options import one_of, split
-from protoserve.telemetry.sinks.schema import already_stored, conform, evolve, plain
+from protoserve.telemetry.sinks.schema import (
+    already_stored,
+    conform,
+    evolve,
+    plain,
+    without_dictionaries,
+)
 
 __all__ = ["ParquetSink"]
 
@@ -45,6 +54,8 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "compression": one_of("zstd", "snappy", "lz4", "gzip", "none"),
 }
 _HOUR = 3600 * 10**9
+_SCHEMA = b"ARROW:schema"
+"""Where Arrow looks for the schema, with the docs and units of columns."""
 _ABANDONED = 3600.0
 """Seconds after which a temporary file is nobody's: no `store` takes so long."""
 
@@ -90,7 +101,9 @@ class ParquetSink(Sink):
             return self._commits.known(ids)
 
     def store(self, tables: Mapping[str, pa.Table], ids: Sequence[str]) -> None:
-        ready = {name: plain(name, rows) for name, rows in tables.items()}
+        ready = {
+            name: plain(name, rows, dictionaries=True) for name, rows in tables.items()
+        }
         lengths: dict[str, int] = {}
         with files.system_errors(self._folder):
             plan = {
@@ -148,15 +161,7 @@ class ParquetSink(Sink):
         path = self._unfinished(name)
         try:
             with path.open("xb") as file:
-                pq.write_table(
-                    rows,
-                    file,
-                    compression=self._compression,
-                    use_dictionary=_named(rows.schema, _repeats),
-                    column_encoding=dict.fromkeys(
-                        _named(rows.schema, types.is_timestamp), "DELTA_BINARY_PACKED"
-                    ),
-                )
+                self._write_rows(file, rows)
                 file.flush()
                 os.fsync(file.fileno())
                 length = file.tell()
@@ -166,6 +171,24 @@ class ParquetSink(Sink):
             path.unlink(missing_ok=True)
             raise
         return length
+
+    def _write_rows(self, file: BinaryIO, rows: pa.Table) -> None:
+        rows = rows.unify_dictionaries()  # else only the first chunk's is used
+        schema = without_dictionaries(rows.schema)
+        with pq.ParquetWriter(
+            file,
+            rows.schema,
+            compression=self._compression,
+            use_dictionary=_named(schema, _repeats),
+            column_encoding=dict.fromkeys(
+                _named(schema, types.is_timestamp), "DELTA_BINARY_PACKED"
+            ),
+            write_statistics=_named(rows.schema, lambda kind: not _is_coded(kind)),
+            store_schema=False,
+        ) as writer:
+            writer.write_table(rows)
+            said = base64.b64encode(schema.serialize())
+            writer.add_key_value_metadata({_SCHEMA: said})
 
     def _unfinished(self, name: str) -> Path:
         """
@@ -196,6 +219,10 @@ def _repeats(kind: pa.DataType) -> bool:
     Say whether a dictionary of a column's values is worth its while: not of numbers.
     """
     return bool(types.is_string(kind) or types.is_binary(kind))
+
+
+def _is_coded(kind: pa.DataType) -> bool:
+    return bool(types.is_dictionary(kind))
 
 
 def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:

@@ -38,6 +38,7 @@ __all__ = [
     "evolve",
     "plain",
     "quoted",
+    "without_dictionaries",
 ]
 
 ENTRIES = "_protoserve_entries"
@@ -225,10 +226,10 @@ def evolve(table: str, have: pa.Schema | None, new: pa.Schema) -> Evolution:
         SinkRefusedError: a column's types have nothing in common, or there are too
             many columns.
     """
-    new = _without_dictionaries(new)
+    new = without_dictionaries(new)
     if have is None:
         return Evolution(_not_too_wide(table, new), added=tuple(new))
-    have = _without_dictionaries(have)
+    have = without_dictionaries(have)
     known = {field.name.casefold(): field for field in have}
     added, wider = [], []
     fields = {field.name: field for field in have}
@@ -269,7 +270,10 @@ def _not_too_wide(table: str, schema: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+def without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """
+    Give a schema whose columns have the types of what is in their dictionaries.
+    """
     return pa.schema([field.with_type(_valued(field.type)) for field in schema])
 
 
