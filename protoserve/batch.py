@@ -82,14 +82,7 @@ class Layout:
         count = self.records.count
         if count is None:
             return None
-        inside = heads["message"]
-        # As wide as Python's numbers, so that nothing wraps round.
-        numbers = {
-            name: inside[name].astype("i8")
-            for name in inside.dtype.names or ()
-            if inside.dtype[name].kind in "iu"
-        }
-        found: Any = count(numbers) if callable(count) else count
+        found: Any = count(_Numbers(heads["message"])) if callable(count) else count
         return np.broadcast_to(found, len(heads)).astype("i8")
 
     def matches(self, heads: NDArray[Any]) -> NDArray[np.bool_]:
@@ -489,6 +482,25 @@ def _reader(index: int, name: str, kind: Any) -> Callable[[Any], Any]:
     return number
 
 
+class _Numbers(dict[str, Any]):
+    """
+    The integers among the columns of some records, each as it is asked for.
+    """
+
+    def __init__(self, records: NDArray[Any]) -> None:
+        super().__init__()
+        self._records = records
+
+    def __missing__(self, name: str) -> NDArray[np.int64]:
+        values = self._records[name]
+        if values.dtype.kind not in "iu":
+            raise KeyError(name)
+        # As wide as Python's numbers, so that nothing wraps round.
+        wide: NDArray[np.int64] = values.astype("i8")
+        self[name] = wide
+        return wide
+
+
 class _ByName(Mapping[str, Any]):
     def __init__(self, batch: Batch[Any]) -> None:
         self._batch = batch
@@ -529,6 +541,7 @@ def _joined(parts: list[Any]) -> Any:
     import numpy as np
 
     kind = parts[0].dtype
+    if not kind.itemsize:
+        return np.zeros(sum(map(len, parts)), kind)
     # As bytes: to join records, NumPy would bring them to its own byte order.
-    whole = np.concatenate([part.view(f"V{kind.itemsize}") for part in parts])
-    return whole.view(kind)
+    return np.concatenate([part.view(np.uint8) for part in parts]).view(kind)

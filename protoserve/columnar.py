@@ -162,7 +162,8 @@ class Picker:
                 fits &= header.column(heads["header"], name) == value
             if self._record is not None:
                 rows, counts = self._records(data, stride, lengths, heads, places, fits)
-            heads, places = heads[fits], places[fits]
+            if not fits.all():
+                heads, places = heads[fits], places[fits]
         return Picked(heads, rows, counts, places)
 
     def _records(
@@ -187,15 +188,16 @@ class Picker:
         if claimed is not None:
             fits &= claimed == counts
         while True:
-            taken = counts[fits]
+            taken, chosen = counts[fits], places[fits]
             most = int(taken.max(initial=0))
-            shape, strides = (len(lengths), most), (stride, each)
-            table: Any = np.ndarray(shape, f"V{each}", data, size, strides)[
-                places[fits]
-            ]
-            if (taken == most).all():
-                rows = table.reshape(-1)
-            else:
+            # Those of a frame are one piece.
+            pieces: Any = np.ndarray(
+                (len(lengths),), f"V{most * each}", data, size, (stride,)
+            )
+            found = pieces.copy() if len(chosen) == len(lengths) else pieces[chosen]
+            rows = found.view(f"V{each}") if most else np.zeros(0, f"V{each}")
+            if not (taken == most).all():
+                table = rows.reshape(len(taken), most)
                 rows = table[np.arange(most) < taken[:, None]]
             rows = rows.view(record)
             good = self.layout.records.rows.matches(rows)

@@ -76,6 +76,8 @@ _LAST_WORDS = 0.2
 _LARGEST_DATAGRAM = 65_535
 _GATHER = 0.005
 """Seconds that datagrams gather in the kernel's queue for a service of batch routes."""
+_GATHERED = 512
+"""How many of them are received at a time."""
 _MIXINS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "threads": ((ThreadingMixIn,), ()),
     "fork": ((ForkingMixIn,), ()),
@@ -198,7 +200,8 @@ def make_server(
         first = tuple(mixin for mixin in mixins if mixin is PreforkMixIn)
         mixins = (*first, TLSMixIn, *mixins[len(first) :])
     if BatchMixIn in mixins and service.gatherings and not service._routes.messages:
-        options["gather"] = _GATHER  # nobody waits for an answer
+        # Nobody waits for an answer.
+        options |= {"gather": _GATHER, "batch_size": _GATHERED}
     # Batches have no single requests to count, and finish what they have begun.
     base = _Telling if BatchMixIn in mixins else _Counting
     bases = (base, *mixins, _SERVERS[address.transport])

@@ -20,8 +20,6 @@ from protoserve.serve import make_server
 from protoserve.urls import Address
 
 LIFETIME = 900
-GATHER = 0.002
-"""Seconds in which datagrams gather with the kernel; what arrives has no answer."""
 
 
 class Flow(Message):
@@ -90,7 +88,6 @@ def main() -> None:
 
     server = make_server(Service(netflow5, flows), Address("udp", HOST, port), "batch")
     enlarge(server.socket, buffer)
-    server.gather = GATHER
     signal.signal(signal.SIGTERM, end)
     server.serve_forever()
 

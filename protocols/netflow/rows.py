@@ -196,14 +196,14 @@ class RowTables:
         """
         layout, data = part.layout, frames.data
         found: dict[str, pa.Array] = {}
-        stretches = iter(zip(layout.stretches, part.stretches, strict=True))
+        stretches = iter(part.stretches)
         variable = iter(part.variable)
         fixed: list[Column] = []
         for column in (*layout.columns, None):
             if column is not None and column.length != VARIABLE:
                 fixed.append(column)
                 continue
-            found |= self._fixed(fixed, *next(stretches), part, data)
+            found |= self._fixed(fixed, next(stretches), part, data)
             fixed = []
             if column is not None:
                 at, sizes = next(variable)
@@ -222,7 +222,6 @@ class RowTables:
     def _fixed(
         self,
         columns: list[Column],
-        size: int,
         starts: NDArray[np.int64],
         part: Part,
         data: NDArray[np.uint8],
