@@ -39,8 +39,8 @@ class Effort:
     """For which is sent in each round."""
 
 
-FULL = Effort(3, 1.0)
-QUICK = Effort(2, 0.5)
+FULL = Effort(3, 5.0)
+QUICK = Effort(2, 3.0)
 
 
 @attrs.frozen

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +57,8 @@ _LOOK = 0.1
 """Seconds for which an empty log is waited for at a time."""
 _GRACE = 2.0
 """Seconds more for a sink that is in the middle of something at the end."""
+_NICE = 10
+"""How much less than others its thread gets where there is not enough time for all."""
 _MOST = 256
 """Entries that are taken at once."""
 
@@ -171,6 +175,14 @@ class Delivery:
         )
         self._thread.start()
 
+    def look(self) -> None:
+        """
+        Take note of what is yet to be delivered, and of what is gone from the log.
+
+        To be called now and then, by any thread: the delivery's own waits for its sink.
+        """
+        self._note_lag()
+
     def close(self, drain: float = 5.0) -> bool:
         """
         Deliver what is there, for so many seconds at most; the rest stays in the log.
@@ -192,6 +204,7 @@ class Delivery:
         """
         Deliver until `close` is called from another thread.
         """
+        _give_way()
         try:
             while not self._run_once():
                 pass
@@ -393,13 +406,14 @@ class Delivery:
         self._rare.log(logging.WARNING, text, self.group, what, kind="again")
 
     def _note_lag(self) -> None:
-        if self._consumer is None:
+        consumer = self._consumer
+        if consumer is None:
             return
         now = time.monotonic()
         if now - self._looked >= 1.0 or self._closing.is_set():
             self._looked = now
             with contextlib.suppress(LogUnavailableError, OSError):
-                self.stats.lag = self._consumer.lag()
+                self.stats.lag = consumer.lag()
 
     def _close_sink(self) -> None:
         self._open = False
@@ -407,6 +421,15 @@ class Delivery:
             self._sink.close()
         except Exception as error:
             logger.debug("%s: closing the sink: %s", self.group, error)
+
+
+def _give_way() -> None:
+    """
+    Let others go first: what this thread has to do waits, and what arrives does not.
+    """
+    if sys.platform == "linux":  # elsewhere threads have no such number
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _merge(parts: Sequence[NamedTables]) -> dict[str, pa.Table]:

@@ -98,7 +98,7 @@ class Origins:
         senders = spread(self._frames.senders[places].astype(np.int32))
         # They are places in that very list.
         exporters = pa.DictionaryArray.from_arrays(senders, self._hosts, safe=False)
-        times = pa.array(spread(self._frames.times[places]).view("M8[ns]"))
+        times = pa.array(spread(self._frames.times[places]))
         return {
             "exporter": exporters,
             "received_at": times.cast(pa.timestamp("ns", "UTC")),
