@@ -50,6 +50,8 @@ _BURST = 16
 _COALESCED_ROWS = 64
 """Rows of a block with `gro`; each of them is 64 KiB."""
 _LONGEST_GATHER = 0.1
+_AMPLE = 4 << 20
+"""Bytes of the kernel's queue that are enough for any gathering."""
 _LOOK_AGAIN = 0.005
 _LEAST_QUEUED = 512
 """Bytes that a datagram takes up in the kernel's queue, at least."""
@@ -146,7 +148,8 @@ class BatchMixIn(_Base):
     gather: float = 0.0
     """
     Seconds to let datagrams gather after a batch that was less than half full, at most
-    0.1. It makes all that arrives that much later, and fewer wake-ups.
+    0.1. It makes all that arrives that much later, and fewer wake-ups. Where the kernel's
+    queue has less than 4 MiB, it is as much less.
     """
 
     timestamps: bool = False
@@ -174,6 +177,7 @@ class BatchMixIn(_Base):
     __row: Block | None = None
     __side: BatchSide | None = None
     __taking: bool = False
+    __pause: float = 0.0
     __drops: int = 0
     __drops_seen: int = 0
 
@@ -267,15 +271,12 @@ class BatchMixIn(_Base):
             return
         if self.address_family not in {socket.AF_INET, socket.AF_INET6}:
             return  # a Unix peer waits for room instead
-        option = (socket.SOL_SOCKET, socket.SO_RCVBUF)
-        # Linux gives twice of what was asked for, for its own needs.
-        factor = 2 if sys.platform == "linux" else 1
-        if self.socket.getsockopt(*option) < size * factor:
-            self.socket.setsockopt(*option, size)
-        if sys.platform == "linux" and self.socket.getsockopt(*option) < size * factor:
+        if self.__room() < size:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        if sys.platform == "linux" and self.__room() < size:
             with contextlib.suppress(OSError):  # it takes a privilege
                 self.socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, size)
-        granted = self.socket.getsockopt(*option) // factor
+        granted = self.__room()
         if granted < size:
             _rare.log(
                 logging.WARNING,
@@ -284,6 +285,14 @@ class BatchMixIn(_Base):
                 granted,
                 size,
             )
+
+    def __room(self) -> int:
+        """
+        Give the bytes of the kernel's queue, in the terms in which they are asked for.
+        """
+        size = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        # Linux gives twice of what was asked for, for its own needs.
+        return size // 2 if sys.platform == "linux" else size
 
     def server_close(self) -> None:
         """
@@ -333,6 +342,7 @@ class BatchMixIn(_Base):
     def _loop_run(self, poll_interval: float | None) -> None:
         self.__check()
         self.__ask_for_room()  # the socket may be another one by now
+        self.__pause = self.gather * min(1.0, self.__room() / _AMPLE)
         rows = min(self.batch_size, _COALESCED_ROWS) if self.gro else self.batch_size
         self.__block = self.__make_block(rows)
         make = getattr(self.RequestHandlerClass, "batch_side", None)
@@ -405,8 +415,8 @@ class BatchMixIn(_Base):
             if self._loop_stopping() or self._loop_accept_delay():
                 return
             if got < block.rows:
-                if got * 2 < block.rows and self.gather:
-                    time.sleep(self.gather)
+                if got * 2 < block.rows and self.__pause:
+                    time.sleep(self.__pause)
                 return
 
     def __handle_singly(self, block: Block) -> int:
