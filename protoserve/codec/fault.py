@@ -17,7 +17,7 @@ from construct import core
 
 from protoserve.errors import MalformedMessageError
 
-__all__ = ["Fault", "build_fault", "describe", "parse_fault", "plural"]
+__all__ = ["Fault", "build_fault", "describe", "parse_fault", "plural", "size_of"]
 
 
 class Fault(construct.ConstructError):  # type: ignore[misc] # construct is untyped
@@ -98,9 +98,17 @@ def _short(value: object) -> str:
 
 def _after(exc: Exception, marker: str) -> str:
     """
-    Take what Construct's message says it found.
+    Take what Construct's message says it found; or what one that is not its own says.
     """
-    return str(exc).rpartition(marker)[2].strip()
+    _, marked, found = str(exc).rpartition(marker)
+    return found.strip() if marked else f"another ({_said(exc)})"
+
+
+def _said(exc: Exception) -> str:
+    """
+    Take what an error says behind the path that Construct puts in front.
+    """
+    return str(exc).split("\n", maxsplit=1)[-1].strip() or "no details"
 
 
 _REASONS: dict[type[Exception], Callable[[Any, Any], tuple[str, str]]] = {
@@ -142,11 +150,10 @@ def _reason(subcon: Any, exc: Exception) -> tuple[str, str]:
     for kind, compose in _REASONS.items():
         if isinstance(exc, kind):
             return compose(subcon, exc)
-    text = str(exc).split("\n", maxsplit=1)[-1].strip() or "no details"
-    return f"a valid {describe(subcon)}", f"{type(exc).__name__}: {text}"
+    return f"a valid {describe(subcon)}", f"{type(exc).__name__}: {_said(exc)}"
 
 
-def _size(subcon: Any) -> int | None:
+def size_of(subcon: Any) -> int | None:
     """
     Give what a Construct object's own `sizeof` gives, or `None`.
 
@@ -182,7 +189,7 @@ def parse_fault(
         told.is_told = True
         return told
     if isinstance(exc, construct.StreamError | construct.FormatFieldError):
-        needed = _size(subcon)
+        needed = size_of(subcon)
         left = _left(stream, start)
         if needed is not None and needed > left:
             expected = f"{plural(needed, 'byte')} ({describe(subcon)})"

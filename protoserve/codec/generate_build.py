@@ -497,7 +497,37 @@ class BuildWriter:
             self._emit_item(item, obj, scope, record, locals_)
             for name in _names(item):
                 spans[name] = (start, len(self.pieces))
+            for entry in self._settled(lengths, spans):
+                lengths.remove(entry)
+                self.write_lengths([entry], spans)
+                name, _, local = entry
+                scope.symbols[name] = Symbol(local)
+                if (known := self.contexts.get(id(scope))) is not None:
+                    self.out.line(f"{known}[{name!r}] = {local}")
         return Placed(lengths, checksums, spans)
+
+    def _settled(
+        self,
+        lengths: list[tuple[str, LengthOf, str]],
+        spans: dict[str, tuple[int, int]],
+    ) -> list[tuple[str, LengthOf, str]]:
+        """
+        Find lengths whose span is in place, for the fields to come.
+
+        Not those of a span that has a length of variable size in it, which has its
+        bytes only at the end.
+        """
+
+        def is_settled(name: str, rule: LengthOf) -> bool:
+            if not {name, *rule.names} <= spans.keys():
+                return False
+            return not any(
+                piece.source in varying
+                for piece in self.pieces[spans[rule.first][0] : spans[rule.last][1]]
+            )
+
+        varying = {f"d{local}" for _, _, local in lengths}
+        return [entry for entry in lengths if is_settled(entry[0], entry[1])]
 
     def _name(self, item: Item, obj: str, scope: Scope) -> None:
         if isinstance(item.node, Bits) and not item.node.container:

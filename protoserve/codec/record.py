@@ -12,6 +12,7 @@ Runs of bit fields stand for whole bytes: they are parsed and built as one.
 
 from __future__ import annotations
 
+import functools
 import io
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from protoserve.codec.computed import (
     Pending,
     inner_first,
 )
-from protoserve.codec.fault import Fault
+from protoserve.codec.fault import Fault, size_of
 from protoserve.codec.guard import guard
 from protoserve.errors import DeclarationError
 
@@ -94,6 +95,13 @@ class Member:
         The name that paths use.
         """
         return self.fields[0].name
+
+    @functools.cached_property
+    def is_fixed(self) -> bool:
+        """
+        Whether it always has as many bytes.
+        """
+        return size_of(self.construct) is not None
 
 
 class _SelfContext(construct.Container):  # type: ignore[misc] # construct is untyped
@@ -574,6 +582,13 @@ def place_members(
             elif field.computed is not None:
                 context[field.name] = Pending()
     spans: Spans = {}
+    pending = [
+        (member, field)
+        for member in members
+        for field in member.fields
+        if isinstance(field.computed, LengthOf)
+    ]
+    varying = [field.name for member, field in pending if not member.is_fixed]
     for member in members:
         start = stream.tell()
         try:
@@ -582,7 +597,39 @@ def place_members(
             break
         for field in member.fields:
             spans[field.name] = (start, stream.tell())
+        if pending:
+            pending = _settle_lengths(pending, varying, values, spans, stream, context)
     return spans
+
+
+def _settle_lengths(
+    pending: Sequence[tuple[Member, Field]],
+    varying: Sequence[str],
+    values: Mapping[str, Any],
+    spans: Spans,
+    stream: Any,
+    context: Any,
+) -> list[tuple[Member, Field]]:
+    """
+    Let the fields to come know lengths whose span is in place; give the others.
+
+    Those of a span with a length of variable size in it stay unknown: that has its bytes
+    only at the end.
+    """
+    left = []
+    for member, field in pending:
+        rule = field.computed
+        assert rule is not None
+        number = None
+        if {field.name, *rule.names} <= spans.keys():
+            start, end = spans[rule.first][0], spans[rule.last][1]
+            if not any(start <= spans.get(each, (-1,))[0] < end for each in varying):
+                number = computed_value(rule, field.name, values, spans, stream)
+        if number is None:
+            left.append((member, field))
+        else:
+            context[field.name] = number
+    return left
 
 
 def _build_member(

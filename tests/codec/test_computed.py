@@ -189,6 +189,35 @@ def test_length_of_a_sibling_in_what_encloses(codec):
     both_ways(codec, Outer(Inner(b"ab", 3)), "03 61 62 03")
 
 
+def test_length_of_what_is_in_front(codec):
+    """Behind its span a length is a number like any other."""
+
+    class Attribute(Message):
+        size: int = wire(c.Int8ub, value=length_of("data"))
+        data: bytes = wire(c.Bytes(this.size))
+        padding: None = wire(c.Padding(-this.size % 4))
+        flag: int | None = wire(c.If(this.size > 4, c.Int8ub))
+        end: int = wire(c.Int8ub)
+
+    both_ways(codec, Attribute(b"", None, 7), "00 07")
+    both_ways(codec, Attribute(b"abc", None, 7), "03 61 62 63 00 07")
+    both_ways(codec, Attribute(b"abcde", 1, 7), "05 61 62 63 64 65 00 00 00 01 07")
+
+    class Counted(Message):
+        total: int = wire(c.Int8ub, value=length_of("total", "data", unit=2))
+        data: bytes = wire(c.Bytes(this.total * 2 - 1))
+        padding: None = wire(c.Padding(-this.total % 4))
+
+    both_ways(codec, Counted(b"a"), "01 61 00 00 00")
+
+    class Varying(Message):
+        size: int = wire(c.VarInt, value=length_of("data"))
+        data: bytes = wire(c.Bytes(this.size))
+        padding: None = wire(c.Padding(-this.size % 4))
+
+    both_ways(codec, Varying(bytes(129)), "81 01 " + "00 " * 131 + "00")
+
+
 def test_varint_lengths_that_change_size(codec):
     """A length of a length settles, however its own size changes."""
 
