@@ -162,7 +162,9 @@ class CappedArray(construct.Array):  # type: ignore[misc] # construct is untyped
     def _build(self, obj: Any, stream: Any, context: Any, path: str) -> Any:
         count = evaluate(self.count, context)
         if not hasattr(obj, "__len__"):
-            raise Fault(path, 0, f"a list of {describe(self.subcon)}", repr(obj))
+            each = self.subcon
+            name = describe(each.original if isinstance(each, Traced) else each)
+            raise Fault(path, 0, f"a list of {name}", repr(obj))
         if not isinstance(count, Pending) and len(obj) != count:
             raise Fault(path, 0, plural(count, "element"), str(len(obj)))
         for i, value in enumerate(obj):
