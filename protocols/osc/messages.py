@@ -109,7 +109,7 @@ class Bundle(Message, caps=_CAPS):
     Packets that are for one moment.
     """
 
-    _start: bytes = wire(Const(b"#bundle\0"))
+    _start: bytes = wire(Const(b"#bundle\0"), init=False)
     time: int = wire(
         Int64ub, default=IMMEDIATELY, unit="2**-32 s", doc="since 1900; 1: at once"
     )

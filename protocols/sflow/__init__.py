@@ -63,7 +63,7 @@ class Datagram(Message, kw_only=True):
     What an agent sends: samples of packets and of counters.
     """
 
-    version: int = wire(Const(5, Int32ub))
+    version: int = wire(Const(5, Int32ub), init=False)
     agent_address_type: AddressType = wire(Int32ub, enum=AddressType, strict=True)
     agent_address: str = wire(address(this.agent_address_type))
     sub_agent_id: int = wire(Int32ub, default=0)

@@ -126,7 +126,7 @@ class FlowRecord(Message):
     flow_format: FlowFormat | int = wire(Int32ub, enum=FlowFormat)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.flow_format, FLOW_RECORDS))
-    _padding: None = wire(_behind(this.flow_format, FLOW_RECORDS))
+    _padding: None = wire(_behind(this.flow_format, FLOW_RECORDS), init=False)
 
 
 class CounterRecord(Message):
@@ -137,7 +137,7 @@ class CounterRecord(Message):
     counter_format: CounterFormat | int = wire(Int32ub, enum=CounterFormat)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.counter_format, COUNTER_RECORDS))
-    _padding: None = wire(_behind(this.counter_format, COUNTER_RECORDS))
+    _padding: None = wire(_behind(this.counter_format, COUNTER_RECORDS), init=False)
 
 
 class FlowSample(Message, kw_only=True):
@@ -251,4 +251,4 @@ class Sample(Message):
     sample_type: SampleType | int = wire(Int32ub, enum=SampleType)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.sample_type, _SAMPLES))
-    _padding: None = wire(_behind(this.sample_type, _SAMPLES))
+    _padding: None = wire(_behind(this.sample_type, _SAMPLES), init=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -41,6 +42,15 @@ class Argument:
     """Whether ``None`` stands for the class's own default."""
     about: str
     """What the declaration says of it, for people."""
+    copied: bool = False
+    """Whether the message gets a list of its own, made of what is given."""
+
+    @property
+    def passed(self) -> str:
+        """
+        The source of what the message gets.
+        """
+        return f"[*{self.name}]" if self.copied else self.name
 
     @property
     def source(self) -> str:
@@ -86,11 +96,13 @@ def _argument(cls: type[Message], attribute: Any, source: Source) -> Argument:
         cls,
     )
     hint = resolved(attribute.type, home)
-    annotation = source.annotation(hint)
+    taken = _taken(hint)
+    annotation = source.annotation(taken)
     about = _about(field_of(cls, attribute.name), attribute)
     named = bool(attribute.kw_only)
     if attribute.default is attrs.NOTHING:
-        return Argument(attribute.alias, annotation, None, named, False, about)
+        copied = taken is not hint
+        return Argument(attribute.alias, annotation, None, named, False, about, copied)
     written = None
     if not isinstance(attribute.default, attrs.Factory) and _fits(  # type: ignore[arg-type]
         attribute.default, annotation, hint
@@ -103,6 +115,19 @@ def _argument(cls: type[Message], attribute: Any, source: Source) -> Argument:
     if annotation != "Any" and "None" not in annotation.split(" | "):
         annotation += " | None"
     return Argument(attribute.alias, annotation, "None", named, True, about)
+
+
+def _taken(hint: Any) -> Any:
+    """
+    Give the type of what is taken for a field: a sequence for a list of several types.
+
+    For type checkers a list whose elements are all of one of them is no such list.
+    """
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is not list or not arguments:
+        return hint
+    union = typing.get_origin(arguments[0]) in (typing.Union, types.UnionType)
+    return types.GenericAlias(Sequence, arguments) if union else hint
 
 
 def _fits(value: Any, annotation: str, hint: Any) -> bool:

@@ -178,9 +178,7 @@ class _Module:
         doc = self.protocol.doc.strip().rstrip(".") or self.protocol.name
         told: list[str | list[tuple[str, str]]] = [
             f"A client {sort}: {doc}.",
-            "Each request is a method; its arguments are the message's fields. "
-            + self._common_options()
-            + f"Whatever else it can do is told by `protoserve.client.{base.__name__}`.",
+            " ".join(self._introduction(base)),
         ]
         yield from indented(docstring(told, 4))
         yield ""
@@ -189,15 +187,31 @@ class _Module:
             yield ""
             yield from indented(self._method(method, asynchronous=bool(kind)))
 
-    def _common_options(self) -> str:
-        said = "`timeout` is in seconds; by default it is the client's. "
-        if self._takes_header and self.protocol.header is not None:
-            said += (
-                "`header` gives the fields of the "
-                f"`{self.protocol.header.__name__}` that are not the client's own to "
-                "fill in. "
+    @property
+    def _asks(self) -> bool:
+        """
+        Whether anything is answered.
+        """
+        return any(method.answers or method.partial for method in self.methods)
+
+    def _introduction(self, base: type) -> Iterator[str]:
+        """
+        Tell what all methods have in common.
+        """
+        kind = "request" if self._asks else "message"
+        yield f"Each {kind} is a method; its arguments are the message's fields."
+        if self._asks:
+            yield "`timeout` is in seconds; by default it is the client's."
+        else:
+            yield "Nothing is answered, so that a method is done when it has sent."
+        if self._takes_header:
+            assert self.protocol.header is not None
+            name = self.protocol.header.__name__
+            yield (
+                f"`header` gives the fields of the `{name}` that are not the client's "
+                "own to fill in."
             )
-        return said
+        yield f"Whatever else it can do is told by `protoserve.client.{base.__name__}`."
 
     def _init(self, base: type) -> list[str]:
         """
@@ -314,10 +328,9 @@ class _Module:
         Type checkers do not know the arguments of a class that was made at run time,
         so that one is taken through a variable without a type.
         """
-        written = self._message(cls)
         variable = self.source.variable_of(cls)
-        if written != self.source.typing("Any") or variable is None:
-            return written
+        if self.source.place_of(cls) is not None or variable is None:
+            return self._message(cls)
         name = f"_{cls.__name__}"
         self.variables[name] = self.source.imports.name(self.module, variable)
         return name
@@ -364,9 +377,9 @@ class _Module:
         for argument, field in zip(arguments, fields, strict=False):
             if argument.optional or argument.named or argument.name != field:
                 break
-            ahead.append(argument.name)
+            ahead.append(argument.passed)
         behind = [
-            f"{a.name}={a.name}" for a in arguments[len(ahead) :] if not a.optional
+            f"{a.name}={a.passed}" for a in arguments[len(ahead) :] if not a.optional
         ]
         optional = [f'"{a.name}": {a.name}' for a in arguments if a.optional]
         if optional:

@@ -325,7 +325,11 @@ def _opaque(node: Any, plain: Any, place: Place) -> Any:
     known, value = by_type(place.annotation, plain, place.path, message)
     if known:
         return value
-    accepted = []
+    meant, accepted = _marked_bytes(plain), []
+    if meant != plain:  # else it is text that begins so
+        with contextlib.suppress(Exception):
+            node._build(meant, io.BytesIO(), place.context, place.path)
+            return meant
     for candidate in _candidates(node, plain, place):
         # What fails is not this one, or depends on what is not known here.
         with contextlib.suppress(Exception):
@@ -336,7 +340,21 @@ def _opaque(node: Any, plain: Any, place: Place) -> Any:
             parsed = node._parsereport(stream, place.context, place.path)
             if to_plain(parsed) == plain:
                 return parsed
-    return accepted[0] if accepted else plain
+    return accepted[0] if accepted else meant
+
+
+def _marked_bytes(plain: Any) -> Any:
+    """
+    Read what says that it is bytes, by ``hex:`` or ``text:``, in lists and dicts too.
+    """
+    if isinstance(plain, str) and plain.startswith(("hex:", "text:")):
+        with contextlib.suppress(PlainError):
+            return as_bytes(plain, "")
+    if isinstance(plain, list | tuple):
+        return [_marked_bytes(each) for each in plain]
+    if isinstance(plain, Mapping):
+        return {name: _marked_bytes(each) for name, each in plain.items()}
+    return plain
 
 
 def _candidates(node: Any, plain: Any, place: Place) -> typing.Iterator[Any]:

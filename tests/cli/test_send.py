@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from protocols.ntp import Broadcast, ntp
+from protocols.osc import osc
 from protoserve import Direction
 from tests.service.kit import PATIENCE
 
@@ -42,6 +43,31 @@ def test_stream(command):
             data = peer.recv(1000)
     assert (0, "", "") == ran
     assert "000000000006010100010002" == data.hex()
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        (
+            ["--data", '{"address": "/a", "args": [1, "hex:00ff", "x"]}'],
+            [1, b"\0\xff", "x"],
+        ),
+        (["address=/a", 'args=[["hex:00ff"], "text:hi"]'], [[b"\0\xff"], b"hi"]),
+        (["address=/a", "args.0=hex:00ff", "args.1=00ff"], [b"\0\xff", "00ff"]),
+        (["address=/a", 'args=["hex:00ff"]', "types=s"], ["hex:00ff"]),
+        (["address=/a", 'args=["hex:zz", "hexagon"]'], ["hex:zz", "hexagon"]),
+    ],
+)
+def test_bytes_inside_of_lists(command, words, sent):
+    """What says that it is bytes is bytes in lists too, where text is not demanded."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(PATIENCE)
+        url = f"udp://127.0.0.1:{peer.getsockname()[1]}"
+        ran = command("send", "protocols.osc:osc", url, "OscMessage", *words)
+        assert (0, "", "") == ran
+        data = peer.recv(1000)
+    assert sent == osc.parse(data, Direction.REQUEST).message.args
 
 
 @pytest.mark.parametrize(

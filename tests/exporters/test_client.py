@@ -3,6 +3,7 @@ The source of clients: that it is formatted, typed, and does what it says.
 """
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import json
@@ -19,7 +20,6 @@ import attrs
 import pytest
 from construct import Const, Int8ub
 
-from protocols import dns, modbus, ntp
 from protoserve import (
     ErrorResponse,
     LengthPrefixed,
@@ -36,19 +36,37 @@ from tests.exporters import nasty
 
 ROOT = Path(__file__).parents[2]
 
+PACKAGES = sorted(
+    f"protocols.{path.parent.name}"
+    for path in (ROOT / "protocols").glob("*/__init__.py")
+)
+PROTOCOLS = {
+    f"{package}:{name}": protocol
+    for package in PACKAGES
+    for name, protocol in vars(importlib.import_module(package)).items()
+    if isinstance(protocol, Protocol)
+}
+"""All that are there."""
 PLACES = {
-    "dns": ("protocols.dns:dns", dns.dns),
-    "modbus": ("protocols.modbus:modbus", modbus.modbus),
-    "ntp": ("protocols.ntp:ntp", ntp.ntp),
-    "nasty": ("tests.exporters.nasty:nasty", nasty.nasty),
+    place.partition(":")[2]: (place, protocol)
+    for place, protocol in {
+        **PROTOCOLS,
+        "tests.exporters.nasty:nasty": nasty.nasty,
+    }.items()
 }
 
 USE = """
 # pyright: strict
+from protocols.graphite import Metric
 from protocols.modbus import HoldingRegisters, Mbap
+from protocols.osc import Bundle, OscMessage
+from protocols.sflow import AddressType, FlowFormat, FlowRecord, FlowSample, Sample, SampleType
 
+from graphite_client import GraphiteClient
 from modbus_client import AsyncModbusClient, ModbusClient
 from nasty_client import NastyThing2Client
+from osc_client import OscClient
+from sflow_client import SflowClient
 
 
 def right(client: ModbusClient, other: NastyThing2Client) -> HoldingRegisters:
@@ -63,7 +81,27 @@ async def awaited(client: AsyncModbusClient) -> HoldingRegisters:
     return await client.read_holding_registers(1, 2)
 
 
-def wrong(client: ModbusClient, other: NastyThing2Client) -> None:
+def sent(graphite: GraphiteClient, osc: OscClient, sflow: SflowClient) -> None:
+    graphite.metrics([Metric("a.b", 1.5, tags={"host": "web"})])
+    metrics: list[Metric] = []
+    graphite.metrics(metrics)
+    messages: list[OscMessage] = []
+    osc.bundle(elements=messages)
+    osc.osc_message("/led", [1, "on"])
+    osc.bundle(elements=[OscMessage("/led"), Bundle(elements=[])])
+    record = FlowRecord(FlowFormat.SAMPLED_HEADER, b"")
+    flow = FlowSample(sequence_number=1, sampling_rate=2, flow_records=[record])
+    sflow.datagram(
+        agent_address_type=AddressType.IP_V4,
+        agent_address="192.0.2.1",
+        samples=[Sample(SampleType.FLOW, flow)],
+    )
+
+
+def wrong(client: ModbusClient, other: NastyThing2Client, graphite: GraphiteClient) -> None:
+    graphite.metrics(["a.b 1.5"])  # E: a text
+    graphite.metrics([Metric("a.b", "1.5")])  # E: a text
+    graphite.metrics([], timeout=1.0)  # E: nothing is waited for
     client.read_holding_registers("1", 2)  # E: a text
     client.read_holding_registers(1)  # E: too few
     client.read_holding_registers(1, 2, unit=3)  # E: no such field
@@ -242,6 +280,16 @@ def test_docstrings_tell_the_declaration(folder):
     client = module_of(folder, "modbus").ModbusClient
     text = inspect.getdoc(client.read_holding_registers)
     assert "count: 1 to 125." in text
+
+
+def test_what_is_only_sent(folder):
+    """A class whose methods only send says so, and none of them takes a time."""
+    client = module_of(folder, "statsd").StatsdClient
+    about = " ".join(inspect.getdoc(client).split())
+    assert "Each message is a method" in about
+    assert "Nothing is answered" in about
+    assert "timeout" not in about
+    assert ["self", "lines"] == list(inspect.signature(client.metrics).parameters)
 
 
 @attrs.define

@@ -9,6 +9,7 @@ environment has ``PROTOSERVE_REQUIRE_PEERS=1``: then that is a failure.
 import contextlib
 import getpass
 import importlib
+import itertools
 import os
 import queue
 import secrets
@@ -26,11 +27,14 @@ from typing import Any
 
 import pytest
 
+from tests.interop.generated import Exported
+
 ROOT = Path(__file__).parents[2]
 START = 60.0
 """Seconds until a server listens; a busy machine takes its time."""
 STOP = 60.0
 """Seconds until a server has ended after SIGTERM."""
+_NUMBERS = itertools.count()
 
 
 def missing(what: str) -> None:
@@ -142,16 +146,24 @@ def _listening(
 
 
 @contextlib.contextmanager
-def program(*command: Any) -> Iterator[subprocess.Popen[str]]:
+def program(*command: Any, log: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """
     Run a server of others while the block runs.
+
+    Args:
+        command: its path and arguments.
+        log: a file for all that it says; `None`: errors are the process's `stderr`.
     """
-    with subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    file = None if log is None else log.open("w")
+    with (
+        contextlib.nullcontext() if file is None else file,
+        subprocess.Popen(
+            list(map(str, command)),
+            stdout=file or subprocess.DEVNULL,
+            stderr=file or subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         try:
             yield process
         finally:
@@ -160,6 +172,35 @@ def program(*command: Any) -> Iterator[subprocess.Popen[str]]:
                 process.wait(STOP)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: Any) -> Exported:
+    """
+    Make clients as users do.
+    """
+    return Exported(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(params=["sync", "async"])
+def client_of(request: Any, exported: Exported) -> Iterator[Callable[[str, str], Any]]:
+    """
+    Give a function that opens a generated client, once of each kind::
+
+        client = client_of("protocols.dns:dns", url)
+    """
+    with contextlib.ExitStack() as stack:
+        yield lambda place, url: stack.enter_context(
+            exported.client(request.param, place, url)
+        )
+
+
+@pytest.fixture
+def unique() -> str:
+    """
+    Give a name that no other test sends.
+    """
+    return f"n{next(_NUMBERS)}"
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,10 @@ def free_port():
 
 def waiting(port):
     """Say how many bytes wait in the queue of a UDP port; `None`: nobody listens."""
+    places = {f"{address}:{port:04X}" for address in ("0100007F", "00000000")}
     for line in Path("/proc/net/udp").read_text("ascii").splitlines()[1:]:
         words = line.split()
-        if words[1] == f"0100007F:{port:04X}":
+        if words[1] in places:
             return int(words[4].partition(":")[2], 16)
     return None
 

@@ -5,9 +5,6 @@ wrote and against our own.
 
 import asyncio
 import contextlib
-import importlib.util
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,25 +22,6 @@ pytestmark = pytest.mark.interop
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory):
-    """Export a client as users do, and import what was written."""
-    folder = tmp_path_factory.mktemp("generated")
-
-    def export(name):
-        path = folder / f"{name}_client.py"
-        command = ["export", "client", f"protocols.{name}:{name}", "-o", str(path)]
-        subprocess.run(
-            [sys.executable, "-m", "protoserve", *command], check=True, cwd=ROOT
-        )
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return {name: export(name) for name in ("dns", "modbus", "ntp")}
-
-
-@pytest.fixture(scope="module")
 def ours(served):
     """The URLs of the example servers, by protocol and transport."""
     listen = "://127.0.0.1:0"
@@ -54,48 +32,6 @@ def ours(served):
     ):
         dns_urls = dict(zip(("udp", "tcp"), names, strict=True))
         yield {"dns": dns_urls, "modbus": station, "ntp": clock}
-
-
-class Awaited:
-    """An `AsyncClient` with the methods of a `Client`."""
-
-    def __init__(self, runner, client):
-        self._runner, self._client = runner, client
-
-    def __getattr__(self, name):
-        method = getattr(self._client, name)
-
-        def call(*args, **options):
-            return self._runner.run(method(*args, **options))
-
-        return call
-
-
-@pytest.fixture(params=["sync", "async"])
-def client_of(request, generated):
-    """Open a generated client; the asynchronous one is used in the same way."""
-    with contextlib.ExitStack() as stack:
-
-        def opened(name, url):
-            stem = f"{name.capitalize()}Client"
-            module = generated[name]
-            if request.param == "sync":
-                cls = getattr(module, stem)
-                return stack.enter_context(cls(url, timeout=PATIENCE))
-            runner = stack.enter_context(asyncio.Runner())
-            client = getattr(module, f"Async{stem}")(url, timeout=PATIENCE)
-
-            async def enter():
-                return await client.__aenter__()
-
-            async def leave():
-                await client.__aexit__(None, None, None)
-
-            runner.run(enter())
-            stack.callback(lambda: runner.run(leave()))
-            return Awaited(runner, client)
-
-        yield opened
 
 
 # DNS -------------------------------------------------------------------------
@@ -121,12 +57,12 @@ def check_names(client):
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_dnsmasq(client_of, dnsmasq, transport):
     """A generated client resolves names at dnsmasq."""
-    check_names(client_of("dns", f"{transport}://{dnsmasq}"))
+    check_names(client_of("protocols.dns:dns", f"{transport}://{dnsmasq}"))
 
 
 def test_header_fields_are_set_by_the_caller(client_of, dnsmasq):
     """What a header says reaches the server, and the key is the client's own all the same."""
-    client = client_of("dns", f"udp://{dnsmasq}")
+    client = client_of("protocols.dns:dns", f"udp://{dnsmasq}")
     header = dns.Header(id=7, opcode=dns.Opcode.STATUS)
     question = [dns.Question("www.example.test")]
     answer = client.query(question, header=header)
@@ -136,7 +72,7 @@ def test_header_fields_are_set_by_the_caller(client_of, dnsmasq):
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_our_dns_server(client_of, ours, transport):
     """A generated client resolves names at the example server."""
-    client = client_of("dns", ours["dns"][transport])
+    client = client_of("protocols.dns:dns", ours["dns"][transport])
     answer = client.query([dns.Question("www.example.test")])
     kinds = [record.type for record in answer.answers]
     assert [dns.RRType.CNAME, dns.RRType.A] == kinds
@@ -185,7 +121,7 @@ def pymodbus(require_module):
 
 def test_pymodbus(client_of, pymodbus):
     """A generated client reads and writes at pymodbus's server."""
-    client = client_of("modbus", pymodbus)
+    client = client_of("protocols.modbus:modbus", pymodbus)
     assert [11, 11] == client.read_holding_registers(100, 2).values
     assert modbus.RegisterWritten(5, 0xABCD) == client.write_single_register(5, 0xABCD)
     assert [0xABCD, 11] == client.read_holding_registers(5, count=2).values
@@ -198,7 +134,7 @@ def test_pymodbus(client_of, pymodbus):
 
 def test_the_unit_is_chosen_with_the_header(client_of, pymodbus):
     """Two devices behind one address are told apart by the unit in the header."""
-    client = client_of("modbus", pymodbus)
+    client = client_of("protocols.modbus:modbus", pymodbus)
     units = [modbus.Mbap(unit=1), None, modbus.Mbap(unit=5)]
     values = [
         client.read_holding_registers(100, 1, header=header).values for header in units
@@ -208,7 +144,7 @@ def test_the_unit_is_chosen_with_the_header(client_of, pymodbus):
 
 def test_a_modbus_exception_is_an_error(client_of, pymodbus):
     """A declared error is raised with what the server said, and the client goes on."""
-    client = client_of("modbus", pymodbus)
+    client = client_of("protocols.modbus:modbus", pymodbus)
     with pytest.raises(ErrorResponse) as caught:
         client.read_holding_registers(5000, 1)
     code = modbus.ExceptionCode.ILLEGAL_DATA_ADDRESS
@@ -218,7 +154,7 @@ def test_a_modbus_exception_is_an_error(client_of, pymodbus):
 
 def test_our_modbus_station(client_of, ours):
     """A generated client reads and writes at the example station."""
-    client = client_of("modbus", ours["modbus"])
+    client = client_of("protocols.modbus:modbus", ours["modbus"])
     client.write_multiple_registers(10, [1, 2, 3])
     assert [1, 2, 3] == client.read_holding_registers(10, 3).values
 
@@ -236,7 +172,7 @@ def check_time(client, stratum):
 
 def test_chronyd(client_of, chronyd_address):
     """A generated client asks chronyd for the time, in more than one version."""
-    client = client_of("ntp", f"udp://{chronyd_address}")
+    client = client_of("protocols.ntp:ntp", f"udp://{chronyd_address}")
     check_time(client, 5)
     old = client.client_request(transmit_timestamp=9, header=ntp.Header(version=3))
     assert 9 == old.origin_timestamp
@@ -244,6 +180,6 @@ def test_chronyd(client_of, chronyd_address):
 
 def test_our_ntp_server(client_of, ours):
     """A generated client asks the example server for the time."""
-    client = client_of("ntp", ours["ntp"])
+    client = client_of("protocols.ntp:ntp", ours["ntp"])
     answer = client.client_request(transmit_timestamp=77)
     assert 77 == answer.origin_timestamp
