@@ -147,8 +147,7 @@ class BatchMixIn(_Base):
 
     gather: float = 0.0
     """
-    Seconds to let datagrams gather after a batch that was less than half full, at most
-    0.1. It makes all that arrives that much later, and fewer wake-ups. Where the kernel's
+    Seconds to let datagrams gather after a batch that was not full, at most 0.1. It makes all that arrives that much later, and fewer wake-ups. Where the kernel's
     queue has less than 4 MiB, it is as much less.
     """
 
@@ -415,7 +414,7 @@ class BatchMixIn(_Base):
             if self._loop_stopping() or self._loop_accept_delay():
                 return
             if got < block.rows:
-                if got * 2 < block.rows and self.__pause:
+                if self.__pause:
                     time.sleep(self.__pause)
                 return
 
