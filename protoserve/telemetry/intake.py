@@ -44,6 +44,8 @@ Else a flood of small ones from made-up senders would take many times what is al
 _MOST_PEERS = 16_384
 """Senders that are remembered."""
 _LOOK_AGAIN = 0.1
+_ROOM = 4 << 20
+"""Bytes of memory that are taken at a time."""
 _WASTE = 2
 """By how much rows of equal length may be longer than what is in them."""
 
@@ -54,9 +56,14 @@ class _Piece:
     Datagrams that came together.
     """
 
-    data: NDArray[np.uint8]
-    """Their bytes, from `starts` on."""
+    memory: NDArray[np.uint8]
+    """What their bytes are in."""
+    at: int
+    """Where in it they begin."""
+    length: int
+    """How many bytes they are, with what is between them."""
     starts: NDArray[np.int64]
+    """Where each is, from `at` on."""
     lengths: NDArray[np.int64]
     times: NDArray[np.int64]
     names: NDArray[Any]
@@ -69,7 +76,7 @@ class _Piece:
         """
         What it takes, in bytes.
         """
-        return len(self.data) + OVERHEAD * len(self.starts)
+        return self.length + OVERHEAD * len(self.starts)
 
 
 class Intake:
@@ -99,6 +106,8 @@ class Intake:
         self._condition = threading.Condition()
         self._closed = False
         self._peers: dict[Any, Peer] = {}
+        self._memory = np.empty(0, np.uint8)
+        self._used = 0
 
     def __len__(self) -> int:
         return self._count
@@ -127,13 +136,23 @@ class Intake:
         else:  # they came together
             moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
             times = np.full(count, moment)
-        data, starts = _copied(block.data, block.stride, lengths)
+        data, starts = _laid_out(block.data, block.stride, lengths)
+        memory, at = self._place(data)
         names: Any = np.frombuffer(
             bytes(block.names[: count * block.name_stride]), f"V{block.name_stride}"
         )
         plain = block.addresses.plain
         self._put(
-            _Piece(data, starts, lengths, times, names, lambda n: Peer("udp", plain(n)))
+            _Piece(
+                memory,
+                at,
+                data.size,
+                starts,
+                lengths,
+                times,
+                names,
+                lambda n: Peer("udp", plain(n)),
+            )
         )
 
     def _take_singly(self, block: Block) -> None:
@@ -147,9 +166,12 @@ class Intake:
         """
         Take one frame; `moment` is in nanoseconds since the epoch.
         """
+        memory, at = self._place(np.frombuffer(data, np.uint8))
         self._put(
             _Piece(
-                np.frombuffer(data, np.uint8),
+                memory,
+                at,
+                len(data),
                 np.zeros(1, "i8"),
                 np.array([len(data)], "i8"),
                 np.array([moment], "i8"),
@@ -157,6 +179,21 @@ class Intake:
                 lambda _: peer,
             )
         )
+
+    def _place(self, data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+        """
+        Copy bytes to memory, behind those that came before; say where they are.
+
+        So what is taken together mostly is one piece already.
+        """
+        size = data.size
+        with self._condition:
+            if self._used + size > len(self._memory):
+                self._memory, self._used = np.empty(max(size, _ROOM), np.uint8), 0
+            memory, at = self._memory, self._used
+            self._used += size
+        memory[at : at + size].reshape(data.shape)[...] = data
+        return memory, at
 
     def _put(self, piece: _Piece) -> None:
         count, size = len(piece.starts), piece.size
@@ -245,13 +282,13 @@ class Intake:
         for piece in pieces:
             senders.append(self._senders(piece, exporters))
             starts.append(piece.starts + offset)
-            offset += len(piece.data)
+            offset += piece.length
 
         def whole(parts: list[NDArray[Any]]) -> NDArray[Any]:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         return Frames(
-            whole([piece.data for piece in pieces]),
+            whole(_merged([(p.memory, p.at, p.length) for p in pieces])),
             whole(starts),
             whole([piece.lengths for piece in pieces]),
             whole([piece.times for piece in pieces]),
@@ -307,16 +344,16 @@ def _comparable(names: NDArray[Any]) -> NDArray[Any]:
     return names.view(f"S{names.dtype.itemsize}")
 
 
-def _copied(
+def _laid_out(
     data: Any, stride: int, lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """
-    Copy datagrams that begin at equal distances, without what is between them.
+    Look at datagrams that begin at equal distances without what is between them.
     """
     count, longest = len(lengths), int(lengths.max(initial=0))
     if count * longest <= _WASTE * max(int(lengths.sum()), 64 * count):
         rows: Any = np.ndarray((count, longest), np.uint8, data, 0, (stride, 1))
-        return rows.copy().reshape(-1), np.arange(count) * longest
+        return rows, np.arange(count) * longest
     pieces = [
         data[start : start + length]
         for start, length in zip(
@@ -324,3 +361,18 @@ def _copied(
         )
     ]
     return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(lengths) - lengths
+
+
+def _merged(
+    places: list[tuple[NDArray[np.uint8], int, int]],
+) -> list[NDArray[np.uint8]]:
+    """
+    Look at stretches of memory; those behind each other are one.
+    """
+    found: list[tuple[NDArray[np.uint8], int, int]] = []
+    for memory, at, length in places:
+        if found and found[-1][0] is memory and sum(found[-1][1:]) == at:
+            length += found[-1][2]
+            at = found.pop()[1]
+        found.append((memory, at, length))
+    return [memory[at : at + length] for memory, at, length in found]
