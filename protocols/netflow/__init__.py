@@ -85,25 +85,41 @@ class Header(Message):
     version: int = wire(Int16ub, doc="5, 9 or 10, which is IPFIX")
 
 
-def make_tabulator(folder: Path | None = None) -> Tabulator:
+class _MakeTabulator:
     """
-    Make what makes tables of datagrams.
-
-    Args:
-        folder: where templates are kept across restarts; `None`: nowhere.
-
-    Raises:
-        DeclarationError: NumPy or PyArrow is not installed.
+    Makes what makes tables of datagrams.
     """
-    try:
-        from protocols.netflow.tabulator import NetFlowTabulator
-    except ModuleNotFoundError as exc:
-        raise DeclarationError(
-            f"flow tables need {exc.name}; install it with "
-            "pip install 'protoserve[arrow]'"
-        ) from exc
-    return NetFlowTabulator(folder)
 
+    def __call__(self, folder: Path | None = None) -> Tabulator:
+        """
+        Make one.
+
+        Args:
+            folder: where templates are kept across restarts; `None`: nowhere.
+
+        Raises:
+            DeclarationError: NumPy or PyArrow is not installed.
+        """
+        try:
+            from protocols.netflow.tabulator import NetFlowTabulator
+        except ModuleNotFoundError as exc:
+            raise DeclarationError(
+                f"flow tables need {exc.name}; install it with "
+                "pip install 'protoserve[arrow]'"
+            ) from exc
+        return NetFlowTabulator(folder)
+
+    def columns(self) -> frozenset[str]:
+        """
+        Name the columns that there may be, but for those that no registry names.
+        """
+        from protocols.netflow.columns import column_names
+
+        return column_names()
+
+
+make_tabulator = _MakeTabulator()
+"""Makes what makes tables of datagrams; see `NetFlowTabulator`."""
 
 netflow = Protocol(
     "netflow",

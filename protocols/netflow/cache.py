@@ -65,10 +65,11 @@ class Exporter:
     What one exporter has sent. Keys are version, domain and template id in one number.
     """
 
-    templates: OrderedDict[int, _Known] = attrs.field(factory=OrderedDict)
+    templates: dict[int, _Known] = attrs.field(factory=dict)
+    """The one that came longest ago first."""
     size: int = 0
     stored: float = 0.0
-    """When it was put into the store."""
+    """When it was put into the store; 0 if it never was."""
 
 
 def template_key(version: int, domain: int, number: int) -> int:
@@ -188,7 +189,7 @@ class TemplateCache:
         if known is not None and known.template == template:
             is_new = now - known.seen > self._limits.lifetime
             known.seen = now
-            exporter.templates.move_to_end(key)
+            exporter.templates[key] = exporter.templates.pop(key)
             if ring is self._strangers and now - known.since >= self._limits.probation:
                 self._prove(host, now)
             if now - exporter.stored > self._limits.lifetime / 4:
@@ -202,9 +203,7 @@ class TemplateCache:
             self._forget(ring, exporter, next(iter(exporter.templates)))
         self._changed.add(host)
         while ring is self._strangers and ring.is_over:
-            gone = next(iter(ring.exporters))
-            ring.pop(gone)
-            self._changed.add(gone)
+            self._pop(ring, next(iter(ring.exporters)))
         return True
 
     def withdraw(
@@ -239,8 +238,7 @@ class TemplateCache:
         oldest = now - self._limits.lifetime
         for ring in (self._strangers, self._proven):
             for host in self._silent(ring, oldest):
-                ring.pop(host)
-                self._changed.add(host)
+                self._pop(ring, host)
         if abs(now - self._saved) >= _PAUSE:
             self._save(now)
 
@@ -248,7 +246,7 @@ class TemplateCache:
         """
         Tell the store what has changed, and leave it.
         """
-        self._save(now)
+        self._save(now, at_once=True)
         if self._store is not None:
             self._store.close()
 
@@ -261,6 +259,16 @@ class TemplateCache:
                 break
             gone.append(host)
         return gone
+
+    def _pop(self, ring: _Ring, host: str) -> None:
+        """
+        Forget an exporter, in the store too.
+        """
+        exporter = ring.pop(host)
+        if exporter is not None and exporter.stored:
+            self._changed.add(host)
+        else:
+            self._changed.discard(host)
 
     def _place(self, host: str) -> tuple[_Ring, Exporter]:
         for ring in (self._proven, self._strangers):
@@ -282,8 +290,7 @@ class TemplateCache:
             silent = next(iter(ring.exporters))
             room = silent in self._silent(ring, now - self._limits.lifetime)
             if room:
-                ring.pop(silent)
-                self._changed.add(silent)
+                self._pop(ring, silent)
         if room and ring.size + exporter.size <= ring.most_bytes:
             self._strangers.pop(host)
             ring.put(host, exporter)
@@ -315,12 +322,20 @@ class TemplateCache:
             key = template_key(row.template.version, row.domain, row.template.id)
             self._add(ring, exporter, key, _Known(row.template, row.since, row.seen))
 
-    def _save(self, now: float) -> None:
+    def _save(self, now: float, *, at_once: bool = False) -> None:
+        """
+        Tell the store; of strangers only in the end: most are gone again, in a storm.
+        """
         if self._store is None or not self._changed:
             return
         self._saved = now
-        if self._store.save({host: self._rows(host, now) for host in self._changed}):
-            self._changed.clear()
+        ready = {
+            host: self._rows(host, now)
+            for host in self._changed
+            if at_once or host not in self._strangers.exporters
+        }
+        if self._store.save(ready):
+            self._changed.difference_update(ready)
         elif len(self._changed) > 4 * self._limits.exporters:
             self._changed.intersection_update(self._proven.exporters)
 

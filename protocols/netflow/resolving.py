@@ -7,6 +7,7 @@ is noted with its place; a data set then has the template that was last noted be
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -175,17 +176,17 @@ class Templates:
             layout = None if known is None else known.layout
             of_key[k] = chosen.setdefault(layout, len(chosen))
         of_set = of_key[inverse]
+        if changed:
+            by_key = np.argsort(inverse, kind="stable")
+            edges = np.searchsorted(inverse[by_key], np.arange(len(keys) + 1)).tolist()
         for k, changes in changed:
-            those = np.flatnonzero(inverse == k)
             steps = [place for place, _ in changes]
-            numbers = np.array(
-                [
-                    chosen.setdefault(None if t is None else t.layout, len(chosen))
-                    for _, t in changes
-                ]
-            )
-            at = np.searchsorted(steps, places[those], side="left") - 1
-            of_set[those] = numbers[at]
+            numbers = [
+                chosen.setdefault(None if t is None else t.layout, len(chosen))
+                for _, t in changes
+            ]
+            for i in by_key[edges[k] : edges[k + 1]].tolist():
+                of_set[i] = numbers[bisect.bisect_left(steps, places[i]) - 1]
         order = np.argsort(of_set, kind="stable")
         edges = np.searchsorted(of_set[order], np.arange(len(chosen) + 1))
         for layout, n in chosen.items():

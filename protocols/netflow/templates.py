@@ -281,6 +281,12 @@ def read_templates(
     Raises:
         ValueError: something is no template; none of the set is to be used.
     """
+    # Exporters send the same over and over, and those of one kind the same as each other.
+    read = _read_once if len(data) <= _SHORT else _read
+    return list(read(data, version, set_id))
+
+
+def _read(data: bytes, version: int, set_id: int) -> tuple[Template | Withdrawal, ...]:
     is_options = set_id in (1, 3)
     head = 6 if is_options else 4
     found: list[Template | Withdrawal] = []
@@ -318,7 +324,12 @@ def read_templates(
         stop = _end_of_fields(data, at, count, version, number)
         found.append(Template(number, data[at:stop], version, scopes))
         at = stop
-    return found
+    return tuple(found)
+
+
+_SHORT = 2048
+"""Bytes of template sets that are remembered with what is in them."""
+_read_once = functools.lru_cache(maxsize=512)(_read)
 
 
 def _checked(number: int) -> int:

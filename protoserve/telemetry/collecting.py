@@ -31,6 +31,7 @@ from protoserve.protocol import Protocol
 from protoserve.serve import Runner, StartError
 from protoserve.service import Service
 from protoserve.telemetry.collector import COUNTED, ENOUGH, Collector
+from protoserve.telemetry.columns import check_columns
 from protoserve.telemetry.deadletters import DeadLetters
 from protoserve.telemetry.delivery import Delivery
 from protoserve.telemetry.forwarding import Forwarding
@@ -43,6 +44,7 @@ from protoserve.telemetry.putaside import PutAside
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.receiving import CollectingService
 from protoserve.telemetry.selecting import Selection
+from protoserve.telemetry.sinks.places import check_place
 from protoserve.telemetry.sinks.registry import open_sink
 from protoserve.telemetry.spool import Spool
 from protoserve.telemetry.tabulate import tabulator_of
@@ -53,8 +55,6 @@ __all__ = ["Collecting", "Settings"]
 
 logger = logging.getLogger("protoserve")
 
-_GATHER = 0.002
-"""Seconds in which datagrams gather in the kernel's queue, so that it is asked less."""
 _ENTRIES = 64
 """Entries that a spool holds, at least."""
 _MAX_ROWS = 50_000
@@ -129,7 +129,7 @@ class _Outlets:
         self._settings = settings
         self._account = account
         self._folders = folders
-        self._lost = lost
+        self._lost = dict(lost)
         self._refused = 0
         """What of this process's has been written down as refused."""
         self._spools: list[Spool] = []
@@ -206,6 +206,8 @@ class _Outlets:
         """
         Account for what all sinks have stored, and for what one of them never will.
         """
+        for way, _ in self._ways:
+            way.look()
         with self._lock:
             settled = [self._settled(way, spools) for way, spools in self._ways]
             workers = {worker for dones, _ in settled for worker in dones}
@@ -239,7 +241,10 @@ class _Outlets:
             position, gone = spool.progress(way.group)
             come = max(0, position - self._folders[spool.folder])
             done[spool.folder.parent] = come
-            lost += max(0, gone - self._lost.get((spool.folder, way.group), 0))
+            # What was lost beyond what has come is of earlier runs.
+            before = max(self._lost[spool.folder, way.group], gone - come)
+            self._lost[spool.folder, way.group] = before
+            lost += max(0, gone - before)
         return done, lost
 
     def figures(self) -> tuple[SinkFigures, ...]:
@@ -331,7 +336,7 @@ class Collecting:
         """
         settings = self.settings
         for url in settings.into:
-            open_sink(url)
+            check_place(open_sink(url).url)
         if settings.to is not None:
             open_log(settings.to, name=settings.protocol.name).close()
         if settings.otlp is not None:
@@ -339,7 +344,9 @@ class Collecting:
 
             check_url(settings.otlp)
         if settings.where is not None or settings.select is not None:
-            Selection(settings.where, settings.select).close()
+            selection = Selection(settings.where, settings.select)
+            selection.close()
+            check_columns(settings.protocol, selection.names)
 
     def bind(self) -> None:
         """
@@ -360,7 +367,6 @@ class Collecting:
                 raise StartError(str(exc)) from exc
         self.runner.bind()
         for server in self.runner.datagram_servers():
-            server.gather = _GATHER
             server.timestamps = self.settings.kernel_times
             server.receive_buffer = self.settings.receive_buffer
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from protoserve.account import Account
+from protoserve.errors import DeclarationError
 from protoserve.rarelog import RareLog
 from protoserve.session import Session
 from protoserve.telemetry.deadletters import DeadLetters
@@ -33,7 +34,8 @@ from protoserve.telemetry.logs.base import LogUnavailableError
 from protoserve.telemetry.losses import write_losses
 from protoserve.telemetry.packing import pack_frames, pack_tables
 from protoserve.telemetry.rates import Rates
-from protoserve.telemetry.tables import Frames, Tables, Tabulator
+from protoserve.telemetry.tables import Frames, Refused, Tables, Tabulator
+from protoserve.telemetry.trimming import give_back
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +53,14 @@ ENOUGH = 4 << 20
 """Bytes of datagrams that are tabulated at a time."""
 _PATIENCE = 0.04
 """Seconds that datagrams wait for others."""
+_MOST_AT_ONCE = 4096
+"""Exporters whose datagrams are tabulated together: each takes a kilobyte meanwhile."""
+_TRIES = 256
+"""How often in a second what has failed is tried again in halves."""
 _TICK = 1.0
 """Seconds between two looks at what waits for too long."""
+_TRIM = 10.0
+"""Seconds after which free memory is given back, or earlier when nothing comes."""
 
 
 class Output(Protocol):
@@ -89,6 +97,9 @@ class Collector:
         self._told = dict.fromkeys(GAPS, 0)
         self._reported = tuple(self._told.values())
         self._exporters: set[str] = set()
+        self._tries = _TRIES
+        self._held = 0
+        """What waits in the tabulator."""
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._dead_letters: DeadLetters | None = None
@@ -155,18 +166,24 @@ class Collector:
             self._dead_letters.write(data, session.peer, moment, "malformed", error)
 
     def _work(self) -> None:
-        tick_at = time.monotonic() + _TICK
+        tick_at = trim_at = time.monotonic() + _TICK
+        is_trimmed = True
         while True:
             ending = self._stopping
             frames = self._intake.gather(_TICK / 4, self._enough, _PATIENCE)
             if frames is not None:
                 self.collect(frames)
+                is_trimmed = False
             elif ending:
                 break
-            if time.monotonic() >= tick_at:
-                tick_at = time.monotonic() + _TICK
+            now = time.monotonic()
+            if now >= tick_at:
+                tick_at, self._tries = now + _TICK, _TRIES
                 self._settle(self._tabulator.tick(time.time()), None)
                 self._report()
+            if not is_trimmed and (frames is None or now >= trim_at):
+                trim_at, is_trimmed = now + _TRIM, True
+                give_back()
         self._settle(self._tabulator.close(), None)
         self._report()
         if self._dead_letters is not None:
@@ -181,32 +198,65 @@ class Collector:
             if kept is not None:
                 self._account.drop("rate", len(frames) - len(kept))
                 frames = kept
-        try:
-            made = self._tabulator.tables(frames)
-        except Exception as exc:
-            # A fault of the tabulator's costs these datagrams, and nothing else.
-            self._account.drop("malformed", len(frames))
-            _rare.log(logging.ERROR, "%d datagrams failed", len(frames), exc_info=exc)
-            return
-        self._settle(made, frames)
+        # The first is taken next. What fails is tried again in halves: a fault of the
+        # tabulator's costs those datagrams that it is about, and nothing else.
+        parts = [frames]
+        while parts:
+            part = parts.pop()
+            if len(part.exporters) > _MOST_AT_ONCE:
+                parts += _halves(part)
+                continue
+            try:
+                made = self._tabulator.tables(part)
+            except Exception as exc:
+                if len(part) > 1 and self._tries:
+                    self._tries -= 1
+                    parts += _halves(part)
+                    continue
+                made = self._failed(part, exc)
+            self._settle(made, part)
+
+    def _failed(self, frames: Frames, exc: Exception) -> Tables:
+        """
+        Refuse datagrams that the tabulator fails at.
+        """
+        why = f"{type(exc).__name__}: {exc}"
+        text = "%d datagrams cannot be tabulated: %s"
+        _rare.log(logging.ERROR, text, len(frames), why)
+        logger.debug("the tabulator failed", exc_info=exc)
+        return Tables(
+            refused=[Refused(i, "malformed", why) for i in range(len(frames))]
+        )
 
     def _settle(self, made: Tables, frames: Frames | None) -> None:
         """
         Keep tables, and account for the datagrams behind them.
         """
-        count = made.released
+        held = self._held + made.held
+        # One that has failed may hold what was then given to it again.
+        released = min(made.released, held)
+        expired = min(made.expired, held - released)
+        self._held = held - released - expired
+        count = released
         if frames is not None:
             count += len(frames) - len(made.refused) - made.held
             self._refuse(made, frames)
+            now = time.monotonic()
             for sequences in made.sequences:
-                self.gaps.follow(sequences, frames.exporters)
+                self.gaps.follow(sequences, frames.exporters, now)
             self._know(frames)
         is_kept = self._tables is not None or self._frames is None
-        if made.expired and is_kept:  # else it has been forwarded, whatever it is
-            self._account.drop("template", made.expired)
+        if expired and is_kept:  # else it has been forwarded, whatever it is
+            self._account.drop("template", expired)
         tables = dict(made.tables)
-        if self._select is not None:
-            tables = self._select(tables)
+        if self._select is not None and tables:
+            try:
+                tables = self._select(tables)
+            except DeclarationError as exc:
+                tables = {}
+                self._account.drop("malformed", count)
+                count = 0
+                _rare.log(logging.ERROR, "%s", exc)
         self._tell("rows", sum(table.num_rows for table in tables.values()))
         if frames is not None:
             self._tell("bytes", int(frames.lengths.sum()))
@@ -265,9 +315,12 @@ class Collector:
         """
         good = np.ones(len(frames), np.bool_)
         good[[refused.index for refused in made.refused]] = False
-        for place, peer in enumerate(frames.exporters):
-            mine = np.flatnonzero(good & (frames.senders == place))
-            before = self._tabulator.preface(peer) if len(mine) else ()
+        places = np.flatnonzero(good)
+        places = places[np.argsort(frames.senders[places], kind="stable")]
+        others = np.flatnonzero(np.diff(frames.senders[places])) + 1
+        for mine in np.split(places, others) if len(places) else ():
+            peer = frames.exporters[int(frames.senders[mine[0]])]
+            before = self._tabulator.preface(peer)
             for part in _in_parts(mine, frames.lengths):
                 payload = pack_frames(_picked(frames, part, before))
                 assert self._frames is not None
@@ -289,6 +342,21 @@ class Collector:
             self._account.hand_over(count)
         else:
             self._account.drop("sink", count)
+
+
+def _halves(frames: Frames) -> list[Frames]:
+    """
+    Cut frames in two, the later ones first.
+    """
+    middle = len(frames) // 2
+    found = []
+    for half in (slice(middle, None), slice(middle)):
+        used, senders = np.unique(frames.senders[half], return_inverse=True)
+        exporters = [frames.exporters[place] for place in used.tolist()]
+        starts, lengths = frames.starts[half], frames.lengths[half]
+        times = frames.times[half]
+        found.append(Frames(frames.data, starts, lengths, times, senders, exporters))
+    return found
 
 
 _MOST_EXPORTERS = 10_000

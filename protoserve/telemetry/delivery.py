@@ -403,6 +403,7 @@ class Delivery:
     def _wrong(self, what: str) -> None:
         self.stats.last_error = what
         text = "%s: %s; it is tried again"
+        what = what.removeprefix(f"{self.group}: ")  # sinks begin with it, mostly
         self._rare.log(logging.WARNING, text, self.group, what, kind="again")
 
     def _note_lag(self) -> None:

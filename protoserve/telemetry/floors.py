@@ -3,9 +3,9 @@ How far the groups of a spool have come, and what may be deleted therefore.
 
 Each group has a small file: two lines that are written in turn, each with a CRC, so that
 one of them is whole whatever happens. It holds the group's floor, the sequence of the
-first entry that is yet to be dealt with, the sum of all counts before that, and of those
-how many were lost. Where it cannot be read the group begins anew, and ids tell what has
-been delivered.
+first entry that is yet to be dealt with, the sum of all counts before that, of those how
+many were lost, and how many are known to be lost behind it. Where it cannot be read the
+group begins anew, and ids tell what has been delivered.
 """
 
 from __future__ import annotations
@@ -32,30 +32,31 @@ class Bookmark:
     How far a group has come, in a file.
     """
 
-    _LINE = 4 * 21 + 9
+    _LINE = 5 * 21 + 9
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._writes, self.floor, self.before, self.lost = self._read()
+        self._writes, self.floor, self.before, self.lost, self.ahead = self._read()
 
-    def _read(self) -> tuple[int, int, int, int]:
+    def _read(self) -> tuple[int, int, int, int, int]:
         data = os.pread(self._file, 2 * self._LINE, 0)
-        best = (0, 0, 0, 0)
+        best = (0, 0, 0, 0, 0)
         for at in (0, self._LINE):
             text, _, crc = data[at : at + self._LINE].rpartition(b" ")
             with contextlib.suppress(ValueError):
                 if int(crc, 16) == zlib.crc32(text):
-                    writes, floor, before, lost = map(int, text.split())
-                    best = max(best, (writes, floor, before, lost))
+                    writes, floor, before, lost, ahead = map(int, text.split())
+                    best = max(best, (writes, floor, before, lost, ahead))
         return best
 
-    def save(self, floor: int, before: int, lost: int) -> None:
+    def save(self, floor: int, before: int, lost: int, ahead: int) -> None:
         """
         Keep how far it is; a process that is killed right after has kept it.
         """
         self._writes += 1
-        self.floor, self.before, self.lost = floor, before, lost
-        text = b"%020d %020d %020d %020d" % (self._writes, floor, before, lost)
+        self.floor, self.before, self.lost, self.ahead = floor, before, lost, ahead
+        numbers = (self._writes, floor, before, lost, ahead)
+        text = b"%020d %020d %020d %020d %020d" % numbers
         line = b"%s %08x\n" % (text, zlib.crc32(text))
         os.pwrite(self._file, line, self._writes % 2 * self._LINE)
 
@@ -97,13 +98,14 @@ def read_floors(
 def progress(folder: Path, group: str) -> tuple[int, int]:
     """
     Say how far a group is: the sum of the counts of all entries that it is done with, and
-    of those that it has never had.
+    of those that it has never had and never will.
     """
     path = folder / "groups" / f"{urllib.parse.quote(group, safe='')}.floor"
     if not path.exists():
         return 0, 0
     with contextlib.closing(Bookmark(path)) as bookmark:
-        return bookmark.before, bookmark.lost
+        ahead = bookmark.ahead
+        return bookmark.before + ahead, bookmark.lost + ahead
 
 
 def _forget(path: Path, seconds: float) -> bool:

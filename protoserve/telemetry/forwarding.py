@@ -8,6 +8,7 @@ has them for good. A log that is away is tried again for as long as it takes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 from protoserve.rarelog import RareLog
 from protoserve.telemetry.delivery import DeliveryStats
-from protoserve.telemetry.logs.base import Entry, Log, LogUnavailableError
+from protoserve.telemetry.logs.base import Consumer, Entry, Log, LogUnavailableError
 from protoserve.telemetry.logs.window import EntryTooLargeError
 from protoserve.telemetry.putaside import PutAside
 
@@ -58,6 +59,7 @@ class Forwarding:
         self._rare = RareLog(logger, 60.0)
         self._closing = threading.Event()
         self._deadline = 0.0
+        self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -68,6 +70,15 @@ class Forwarding:
             target=self._run, name=f"forward {self.group}", daemon=True
         )
         self._thread.start()
+
+    def look(self) -> None:
+        """
+        Take note of what is yet to be forwarded, and of what is gone; from any thread.
+        """
+        consumer = self._consumer
+        if consumer is not None:
+            with contextlib.suppress(LogUnavailableError, OSError):
+                self.stats.lag = consumer.lag()
 
     def close(self, drain: float = 5.0) -> bool:
         """
@@ -84,12 +95,12 @@ class Forwarding:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        consumer = self._log.consume(self.group)
+        consumer = self._consumer = self._log.consume(self.group)
         try:
             while True:
                 closing = self._closing.is_set()
                 entries = consumer.take(_MOST, 0.0 if closing else _LOOK)
-                self.stats.lag = consumer.lag()
+                self.look()
                 if entries:
                     if not self._forward(entries):
                         return
@@ -102,6 +113,7 @@ class Forwarding:
                 if closing and time.monotonic() >= self._deadline:
                     return
         finally:
+            self._consumer = None
             consumer.close()
             self._let_go()
 

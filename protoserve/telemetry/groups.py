@@ -3,8 +3,9 @@ The readers of a spool: one consumer for each group.
 
 Everything of a group is dealt with up to its floor. Acknowledgements may come in any
 order; what is behind one that is still missing is given again after a restart, and
-known by its id. In the same way entries that are lost are counted when the floor has
-passed them: before that, the next reader would count them too.
+known by its id. In the same way entries that are lost count as such for good when the
+floor has passed them; before that they stand beside it, as the next reader will find them
+once more.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class _Out:
     before: int
     time: float
     size: int
+    count: int
 
 
 class SpoolConsumer:
@@ -175,8 +177,13 @@ class SpoolConsumer:
     def lag(self) -> int:
         """
         Say how many entries the group has yet to deal with.
+
+        What is gone by now counts as lost from here on, though nobody has read so far.
         """
         with self._lock:
+            if self._closed:
+                return len(self._out)
+            self._pass_gone()
             unread = self._end.sequence() - self._trail.start()
             return max(unread, 0) + len(self._out)
 
@@ -204,6 +211,9 @@ class SpoolConsumer:
         with self._lock:
             if self._closed:
                 return
+            with contextlib.suppress(OSError):
+                self._pass_gone()
+                self._give_up()
             self._save()
             with contextlib.suppress(OSError):
                 self._tidy(0.0)
@@ -229,6 +239,29 @@ class SpoolConsumer:
                 return Trail(self._folder, head.sequence, head.before)
         return trail
 
+    def _pass_gone(self) -> None:
+        before = self._trail.sequence
+        gap = self._trail.pass_gone()
+        if gap is None:
+            return
+        last = self._gaps[-1] if self._gaps else None
+        if last is not None and (last.end, last.why) == (before, gap.why):
+            # Nothing was read between them: they are one, however many there will be.
+            gap.missing.add(last.missing.entries, last.missing.count)
+            self._gaps.pop()
+        self._gaps.append(gap)
+        self._save()
+
+    def _give_up(self) -> None:
+        """
+        Count as lost what was given, is not acknowledged, and is no more there.
+        """
+        segments = list_segments(self._folder)
+        for sequence in [*reversed(self._out)] if segments else ():
+            if sequence < segments[0].first:
+                out = self._out.pop(sequence)
+                self._gaps.appendleft(Gap(sequence + 1, "full", Amount(1, out.count)))
+
     def _save(self) -> None:
         floor, before = self._trail.sequence, self._trail.before
         for sequence, out in self._out.items():
@@ -242,7 +275,8 @@ class SpoolConsumer:
             self.lost[gap.why].add(gap.missing.entries, gap.missing.count)
         self._seen = time.monotonic()
         try:
-            self._bookmark.save(floor, before, lost)
+            ahead = sum(gap.missing.count for gap in self._gaps)
+            self._bookmark.save(floor, before, lost, ahead)
         except OSError as error:
             # Then entries are delivered again after a restart, and known by their ids.
             text = "spool %s: how far group %s is cannot be kept: %s"
@@ -262,7 +296,9 @@ class SpoolConsumer:
             if found is None:
                 break
             entry = found.entry
-            self._out[entry.sequence] = _Out(found.before, entry.time, found.size)
+            self._out[entry.sequence] = _Out(
+                found.before, entry.time, found.size, entry.count
+            )
             if self._trail.gap is not None:
                 self._gaps.append(self._trail.gap)
             entries.append(entry)

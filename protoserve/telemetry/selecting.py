@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Selection"]
 
 _MOST_MISSING = 64
+_FIRST = "_protoserve_first"
+"""A column of the empty table by which the names in an expression are found."""
 _UNKNOWN = re.compile(r'column "([^"]+)" not found')
 
 
@@ -50,16 +52,46 @@ class Selection:
         try:
             statements = duckdb.extract_statements(self._query)
         except duckdb.Error as exc:
-            first = str(exc).partition("\n")[0]
-            raise DeclarationError(f"filter or select: {first}") from exc
+            raise DeclarationError(f"filter or select: {_line(exc)}") from exc
         if len(statements) != 1:
             raise DeclarationError("filter or select: expected one expression of SQL")
+        self.names = self._named()
+        """The columns that it is about, as far as can be said without any."""
+
+    def _named(self) -> list[str]:
+        import pyarrow as pa
+
+        table = pa.table({_FIRST: pa.nulls(0)})
+        names: list[str] = []
+        for _ in range(_MOST_MISSING):
+            self._connection.register("t", table)
+            try:
+                self._connection.sql(self._query)
+            except (self._duckdb.CatalogException, self._duckdb.ParserException) as exc:
+                raise DeclarationError(f"filter or select: {_line(exc)}") from exc
+            except self._duckdb.Error as exc:
+                found = _UNKNOWN.search(str(exc))
+                if found is None:  # it may be right with columns of other types
+                    break
+                names.append(found[1])
+                table = table.append_column(found[1], pa.nulls(0))
+            else:
+                break
+            finally:
+                self._connection.unregister("t")
+        return names
 
     def __call__(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         """
         Choose from tables; those without a row are left out.
+
+        Raises:
+            DeclarationError: it cannot be evaluated with these.
         """
-        chosen = {name: self._choose(table) for name, table in tables.items()}
+        try:
+            chosen = {name: self._choose(table) for name, table in tables.items()}
+        except self._duckdb.Error as exc:
+            raise DeclarationError(f"filter or select: {_line(exc)}") from exc
         return {name: table for name, table in chosen.items() if table.num_rows}
 
     def _choose(self, table: pa.Table) -> pa.Table:
@@ -84,3 +116,7 @@ class Selection:
         Let go of DuckDB.
         """
         self._connection.close()
+
+
+def _line(exc: Exception) -> str:
+    return str(exc).partition("\n")[0]

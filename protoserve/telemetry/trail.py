@@ -155,6 +155,24 @@ class Trail:
                 self._leave(reader, whole=True)
         return None
 
+    def pass_gone(self) -> Gap | None:
+        """
+        Pass over what has made room, with the oldest segments, and tell how much it was.
+
+        What was read ahead of it is not given any more.
+        """
+        segments = list_segments(self._folder)
+        if self._anywhere or not segments or segments[0].first <= self.sequence:
+            return None
+        head = self._first_head(segments[0])
+        if head is None or head.sequence != segments[0].first:
+            return None  # whoever reads on sees what there is
+        self.close()
+        count = max(head.before - self.before, 0)
+        missing = Amount(head.sequence - self.sequence, count)
+        self.sequence, self.before = head.sequence, head.before
+        return Gap(head.sequence, "full", missing)
+
     def start(self) -> int:
         """
         Give the sequence of the next entry, as far as the segments' names tell.

@@ -129,6 +129,7 @@ def test_filter_and_select(tmp_path):
         (UDP, "nowhere to collect into"),
         ((*UDP, "--into", "duckbd:a"), "did you mean duckdb"),
         ((*UDP, "--into", "a.duckdb", "--filter", "a >"), "filter or select: "),
+        ((*UDP, "--into", "no/a.duckdb"), "cannot be written: no: No such file"),
         ((*UDP, "--into", "a.duckdb", "--queue", "many"), "expected a size"),
         ((*UDP, "--into", "a.duckdb", "--metrics", "there"), "expected HOST:PORT"),
         ((*UDP, "--to", "nast://a"), "did you mean nats"),

@@ -116,3 +116,32 @@ def test_rates():
     assert rates.keep(frames([1]), 0.0) is None
     assert [] == rates.keep(frames([0, 1]), 0.1).starts.tolist()
     assert rates.keep(frames([0, 1]), 0.5) is None
+
+
+def many(hosts):
+    count = len(hosts)
+    peers = [Peer("udp", (host, 1)) for host in hosts]
+    numbers = np.arange(count)
+    times = np.zeros(count, "i8")
+    ones = np.ones(count, "i8")
+    return Frames(np.zeros(count, np.uint8), numbers, ones, times, numbers, peers)
+
+
+def test_rates_in_a_storm():
+    """Made-up exporters do not make it forget one that sends too much."""
+    rates = Rates(2)
+    assert 2 == len(rates.keep(many(["192.0.2.1"] * 5), 0.0))
+    for turn in range(10):
+        hosts = [f"10.{turn}.{n >> 8}.{n & 255}" for n in range(10_000)]
+        assert rates.keep(many(hosts), 0.01 * turn) is None
+    assert len(rates) <= 40_000
+    assert 0 == len(rates.keep(many(["192.0.2.1"] * 5), 0.2))
+    assert 2 == len(rates.keep(many(["192.0.2.1"] * 5), 1.2))
+
+
+def test_rates_below_one():
+    """A rate below one a second lets one pass at a time."""
+    rates = Rates(0.5)
+    assert 1 == len(rates.keep(many(["192.0.2.1"] * 3), 0.0))
+    assert 0 == len(rates.keep(many(["192.0.2.1"]), 1.9))
+    assert rates.keep(many(["192.0.2.1"]), 2.0) is None

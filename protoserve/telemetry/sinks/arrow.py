@@ -104,7 +104,7 @@ class ArrowSink(Sink):
             plan = {
                 name: evolve(name, self._schema_of(name), rows.schema).schema
                 for name, rows in ready.items()
-                if rows.num_columns
+                if rows.num_columns and rows.num_rows  # else there is no stream
             }
             lengths = {}
             try:

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -70,6 +72,21 @@ _AT_ONCE = 1_000
 """Ids in one question."""
 _REFUSED = {6, 26, 27, 32, 38, 41, 44, 53, 69, 70, 117, 131, 321, 349, 407, 469}
 """Codes of errors that are about values: CANNOT_PARSE_TEXT and so on."""
+
+_inside = threading.local()
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """
+    Let a line of log through, unless it warns of what is raised here besides.
+    """
+    return record.levelno >= logging.ERROR or not getattr(_inside, "is_here", False)
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_is_of_others)
+_theirs = logging.getLogger("clickhouse_connect")
+if _theirs.level == logging.NOTSET:
+    _theirs.setLevel(logging.ERROR)
 
 
 class ClickHouseSink(NetworkSink):
@@ -265,12 +282,27 @@ class ClickHouseSink(NetworkSink):
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
+        _inside.is_here = True
         try:
             yield
         except (ClickHouseError, HTTPError, OSError) as exc:
             self.close()
             kind = SinkRefusedError if _is_refused(exc) else SinkUnavailableError
-            raise kind(self._line(exc)) from None
+            raise kind(self._line(_cause(exc))) from None
+        finally:
+            _inside.is_here = False
+
+
+def _cause(exc: Exception) -> BaseException | str:
+    """
+    Give what the system said of a connection, instead of all that wraps it.
+    """
+    found: BaseException | None = exc
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return exc
 
 
 def _is_refused(exc: Exception) -> bool:

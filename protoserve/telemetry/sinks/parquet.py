@@ -173,7 +173,8 @@ class ParquetSink(Sink):
         return length
 
     def _write_rows(self, file: BinaryIO, rows: pa.Table) -> None:
-        rows = rows.unify_dictionaries()  # else only the first chunk's is used
+        # Else only the first chunk's is used.
+        rows = _without_null_words(rows).unify_dictionaries()
         schema = without_dictionaries(rows.schema)
         with pq.ParquetWriter(
             file,
@@ -223,6 +224,19 @@ def _repeats(kind: pa.DataType) -> bool:
 
 def _is_coded(kind: pa.DataType) -> bool:
     return bool(types.is_dictionary(kind))
+
+
+def _without_null_words(rows: pa.Table) -> pa.Table:
+    """
+    Take columns out of dictionaries that have a null in them: Arrow does not unify these.
+    """
+    for index, (field, column) in enumerate(zip(rows.schema, rows.columns, strict=True)):
+        if _is_coded(field.type) and any(
+            chunk.dictionary.null_count for chunk in column.chunks
+        ):
+            kind = field.type.value_type
+            rows = rows.set_column(index, field.with_type(kind), column.cast(kind))
+    return rows
 
 
 def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:

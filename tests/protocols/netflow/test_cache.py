@@ -79,6 +79,22 @@ def test_storm():
     assert not known(cache, "stranger 1")
 
 
+def test_strangers_are_stored_in_the_end(tmp_path):
+    """While it runs only the proven reach the store; a storm is no work for the disk."""
+    cache = TemplateCache(TemplateLimits(exporters=50), tmp_path)
+    prove(cache, "proven")
+    for i in range(1000):
+        cache.learn(f"stranger {i}", 0, PORTS, START)
+    cache.tick(START)
+    connection = sqlite3.connect(tmp_path / "templates.sqlite")
+    question = "SELECT DISTINCT exporter FROM templates"
+    assert [("proven",)] == connection.execute(question).fetchall()
+    assert len(cache._changed) <= 50
+    cache.close(START)
+    assert 51 == len(connection.execute(question).fetchall())
+    connection.close()
+
+
 def test_no_place_for_another():
     """Where all places are taken newcomers stay strangers, until one is free."""
     cache = TemplateCache(TemplateLimits(exporters=1, lifetime=60))

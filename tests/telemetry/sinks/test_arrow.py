@@ -126,6 +126,14 @@ def test_dictionaries_stay(tmp_path, how):
     assert ["d"] == second["word"].to_pylist()
 
 
+def test_a_table_without_rows(case, folder):
+    """Of no rows there is no file, which could not be read."""
+    with case.opened() as sink:
+        sink.store(numbers(), ["a"])
+        assert {"a"} == sink.known(["a"])
+    assert [] == segments(folder)
+
+
 def test_docs_stay_with_the_columns(case, folder):
     """What a declaration says of a column is in the file."""
     said = {b"doc": b"octets", b"unit": b"B"}

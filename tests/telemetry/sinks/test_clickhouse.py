@@ -8,6 +8,7 @@ its users, its server's limits and its replication are not shown by any of this.
 import contextlib
 import itertools
 import json
+import logging
 import urllib.parse
 import urllib.request
 
@@ -232,3 +233,15 @@ class TestTrouble:
         with pytest.raises(DeclarationError) as caught:
             open_sink(url)
         assert said in str(caught.value)
+
+
+def test_away(caplog):
+    """Of a server that is away one line tells, and no logger of a library's."""
+    importable("clickhouse_connect")
+    sink = open_sink("clickhouse://127.0.0.1:1/nothing")
+    with caplog.at_level(logging.INFO), pytest.raises(SinkUnavailableError) as caught:
+        sink.open()
+    assert "clickhouse://127.0.0.1:1/nothing: Connection refused" == str(caught.value)
+    assert [] == caplog.records
+    logging.getLogger("urllib3.connectionpool").warning("of somebody else")
+    assert 1 == len(caplog.records)
