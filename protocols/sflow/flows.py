@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 
-from construct import Bytes, If, Int32ub, PrefixedArray, len_, this
+from construct import Bytes, If, Int32ub, Padding, PrefixedArray, this
 
 from protocols.sflow.xdr import (
     AddressType,
@@ -24,7 +24,6 @@ from protocols.sflow.xdr import (
     Opaque,
     Text,
     address,
-    filling,
 )
 from protoserve import Message, length_of, wire
 
@@ -112,7 +111,7 @@ class SampledHeader(Message):
     header: bytes = wire(Bytes(this.header_length), default=b"")
     # What reads a record skips what is left of it, so that only who builds one cares.
     _padding: None = wire(
-        If(this._building, filling(len_(this.header))),  # noqa: SLF001 - Construct's flag
+        If(this._building, Padding(-this.header_length % 4)),  # noqa: SLF001 - Construct's flag
         default=None,
     )
 

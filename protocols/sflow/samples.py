@@ -23,13 +23,12 @@ from construct import (
     Int32ub,
     PrefixedArray,
     Switch,
-    len_,
     this,
 )
 
 from protocols.sflow import counters, hosts
 from protocols.sflow.flows import FLOW_RECORDS, FlowFormat
-from protocols.sflow.xdr import filling
+from protocols.sflow.xdr import FILLING
 from protoserve import Message, length_of, wire
 
 __all__ = [
@@ -108,16 +107,6 @@ def _one_of(key: Any, messages: Mapping[int, type[Message]]) -> FixedSized:
     return FixedSized(this.length, Switch(key, known, default=GreedyBytes))
 
 
-def _behind(key: Any, messages: Mapping[int, type[Message]]) -> Switch:
-    """
-    Make the format of what fills it up. What is known has whole words when it is built.
-    """
-    filled = filling(this.length)
-    return Switch(
-        key, dict.fromkeys(map(int, messages), filled), filling(len_(this.data))
-    )
-
-
 class FlowRecord(Message):
     """
     Something about a sampled packet.
@@ -126,7 +115,7 @@ class FlowRecord(Message):
     flow_format: FlowFormat | int = wire(Int32ub, enum=FlowFormat)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.flow_format, FLOW_RECORDS))
-    _padding: None = wire(_behind(this.flow_format, FLOW_RECORDS), init=False)
+    _padding: None = wire(FILLING, init=False)
 
 
 class CounterRecord(Message):
@@ -137,7 +126,7 @@ class CounterRecord(Message):
     counter_format: CounterFormat | int = wire(Int32ub, enum=CounterFormat)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.counter_format, COUNTER_RECORDS))
-    _padding: None = wire(_behind(this.counter_format, COUNTER_RECORDS), init=False)
+    _padding: None = wire(FILLING, init=False)
 
 
 class FlowSample(Message, kw_only=True):
@@ -251,4 +240,4 @@ class Sample(Message):
     sample_type: SampleType | int = wire(Int32ub, enum=SampleType)
     length: int = wire(Int32ub, value=length_of("data"), unit="bytes")
     data: Any = wire(_one_of(this.sample_type, _SAMPLES))
-    _padding: None = wire(_behind(this.sample_type, _SAMPLES), init=False)
+    _padding: None = wire(FILLING, init=False)

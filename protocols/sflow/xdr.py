@@ -23,9 +23,11 @@ from construct import (
     Prefixed,
     PrefixedArray,
     Switch,
+    this,
 )
 
 __all__ = [
+    "FILLING",
     "AddressType",
     "IPv4Text",
     "IPv6Text",
@@ -34,7 +36,6 @@ __all__ = [
     "Opaque",
     "Text",
     "address",
-    "filling",
     "mac_text",
 ]
 
@@ -99,12 +100,8 @@ Text = Aligned(4, PascalString(Int32ub, "utf-8"))
 """A string; XDR says ASCII, and UTF-8 is what is sent."""
 
 
-def filling(size: Any) -> Switch:
-    """
-    Make the format of the zeros behind so many bytes.
-    """
-    return Switch(size % 4, {1: Padding(3), 2: Padding(2), 3: Padding(1)})
-
+FILLING = Padding(-this.length % 4)
+"""The zeros behind so many bytes, up to a whole word."""
 
 Numbers = PrefixedArray(Int32ub, Int32ub)
 """Unsigned integers of any number."""

@@ -57,7 +57,7 @@ def parser_of(record: Record, caps: Caps) -> Callable[[Any], Any]:
 
 
 def _parse_source(record: Record, writer: ParseWriter) -> str:
-    from protoserve.codec.emit import Scope, Untranslatable
+    from protoserve.codec.emit import PARSING, Scope, Untranslatable
     from protoserve.codec.plan import Group, plan_of
 
     plan = plan_of(record)
@@ -65,7 +65,8 @@ def _parse_source(record: Record, writer: ParseWriter) -> str:
         raise Untranslatable
     writer.var = ""
     writer.out.depth = 2
-    writer.emit_message(plan, "o", Scope(Scope(outside=True)))
+    scope = Scope(Scope(outside=True), flags=PARSING)
+    writer.emit_message(plan, "o", scope)
     writer.flush()
     writer.settle_counts()
     lines = ["def parse(data):", "    try:"]
@@ -114,14 +115,15 @@ def builder_of(record: Record) -> Callable[[Any], bytes]:
 
 
 def _build_source(record: Record, writer: BuildWriter) -> str:
-    from protoserve.codec.emit import Scope, Untranslatable
+    from protoserve.codec.emit import BUILDING, Scope, Untranslatable
     from protoserve.codec.plan import Group, plan_of
 
     plan = plan_of(record)
     if not isinstance(plan, Group):
         raise Untranslatable
     writer.out.depth = 2
-    writer.emit_message(plan, "o", Scope(Scope(outside=True)))
+    scope = Scope(Scope(outside=True), flags=BUILDING)
+    writer.emit_message(plan, "o", scope)
     lines = ["def build(o):", "    try:"]
     if writer.uses_context:
         lines.append("        root = make_root()")

@@ -9,13 +9,22 @@ that cannot be known this way (a lambda that branches, say) raises
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from construct import expr
 
 from protoserve.codec.plan import Group, Node
 
-__all__ = ["Scope", "Source", "Symbol", "Untranslatable", "translate"]
+__all__ = [
+    "BUILDING",
+    "PARSING",
+    "Scope",
+    "Source",
+    "Symbol",
+    "Untranslatable",
+    "translate",
+]
 
 
 class Untranslatable(Exception):  # noqa: N818 - control flow, not an error
@@ -144,6 +153,11 @@ for _name, _sign in {
 Symbol.__hash__ = None  # type: ignore[assignment] # equality is an expression
 
 
+PARSING = {"_parsing": "True", "_building": "False", "_sizing": "False"}
+BUILDING = {"_parsing": "False", "_building": "True", "_sizing": "False"}
+"""What Construct's contexts say of what is being done, as source."""
+
+
 class Scope:
     """
     The names that fields of one structure can refer to.
@@ -151,11 +165,20 @@ class Scope:
     Args:
         parent: what encloses it.
         outside: whether it encloses all structures, and is none itself.
+        flags: `PARSING` or `BUILDING`; by default that of what encloses it.
     """
 
-    def __init__(self, parent: Scope | None = None, *, outside: bool = False) -> None:
+    def __init__(
+        self,
+        parent: Scope | None = None,
+        *,
+        outside: bool = False,
+        flags: Mapping[str, str] | None = None,
+    ) -> None:
         self.parent = parent
         self.outside = outside
+        enclosing = {} if parent is None else parent.flags
+        self.flags: Mapping[str, str] = enclosing if flags is None else flags
         self.symbols: dict[str, Symbol] = {}
 
     @property
@@ -174,9 +197,11 @@ class Scope:
             return self.parent
         if name == "_root":
             return self.root
-        if name not in self.symbols:
-            raise Untranslatable
-        return self.symbols[name]
+        if name in self.symbols:
+            return self.symbols[name]
+        if name in self.flags:
+            return Symbol(self.flags[name])
+        raise Untranslatable
 
 
 def translate(value: Any, scope: Scope) -> str:

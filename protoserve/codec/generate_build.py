@@ -30,7 +30,13 @@ from protoserve.codec.computed import (
     Pending,
     inner_first,
 )
-from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable, translate
+from protoserve.codec.emit import (
+    Scope,
+    Source,
+    Symbol,
+    Untranslatable,
+    translate,
+)
 from protoserve.codec.enums import EnumField
 from protoserve.codec.guard import guard
 from protoserve.codec.nodes import children
@@ -56,6 +62,8 @@ from protoserve.codec.plan import (
     Text,
     VarNumber,
     Window,
+    adapted,
+    looks_at_context,
 )
 from protoserve.codec.record import enclosing_context
 from protoserve.codec.running import Mismatch, Structs
@@ -224,14 +232,26 @@ class BuildWriter:
             self.fail_if(f"len({local}) != {translate(node.size, scope)}")
         self.bytes_piece(local)
 
-    def _emit_padding(self, node: Padding, _value: str, _scope: Scope) -> None:
+    def _emit_padding(self, node: Padding, _value: str, scope: Scope) -> None:
         if not node.size:
+            return
+        if not isinstance(node.size, int):
+            if not depends_on_pending(node.size, scope):
+                self._pad(node, scope)
             return
         if node.pattern == b"\0":
             self.fixed(">", f"{node.size}x", node.size, "")
         else:
             filled = self.out.literal(node.pattern * node.size)
             self.fixed(">", f"{node.size}s", node.size, filled)
+
+    def _pad(self, node: Padding, scope: Scope) -> None:
+        size, data = self.out.name("n"), self.out.name("d")
+        self.out.line(f"{size} = {translate(node.size, scope)}")
+        self.fail_if(f"{size} < 0")
+        pattern = self.out.literal(node.pattern)
+        self.out.line(f"{data} = {pattern} * {size}")
+        self.bytes_piece(data)
 
     def _emit_text(self, node: Text, value: str, scope: Scope) -> None:
         local = self.out.name("b")
@@ -497,13 +517,13 @@ class BuildWriter:
             self._emit_item(item, obj, scope, record, locals_)
             for name in _names(item):
                 spans[name] = (start, len(self.pieces))
-            for entry in self._settled(lengths, spans):
-                lengths.remove(entry)
-                self.write_lengths([entry], spans)
-                name, _, local = entry
-                scope.symbols[name] = Symbol(local)
-                if (known := self.contexts.get(id(scope))) is not None:
-                    self.out.line(f"{known}[{name!r}] = {local}")
+            while settled := self._settled(lengths, spans):
+                for name, rule, local in settled:
+                    lengths.remove((name, rule, local))
+                    self.write_lengths([(name, rule, local)], spans)
+                    scope.symbols[name] = Symbol(local)
+                    if (known := self.contexts.get(id(scope))) is not None:
+                        self.out.line(f"{known}[{name!r}] = {local}")
         return Placed(lengths, checksums, spans)
 
     def _settled(
@@ -514,8 +534,8 @@ class BuildWriter:
         """
         Find lengths whose span is in place, for the fields to come.
 
-        Not those of a span that has a length of variable size in it, which has its
-        bytes only at the end.
+        Not those of a span that has a length of variable size in it, until that one is
+        written.
         """
 
         def is_settled(name: str, rule: LengthOf) -> bool:
@@ -684,7 +704,20 @@ class BuildWriter:
     # What Construct does ---------------------------------------------------
 
     def _emit_opaque(self, node: Opaque, value: str, scope: Scope) -> None:
-        self._leave(node.construct, value, scope)
+        found = adapted(node)
+        if found is None:
+            self._leave(node.construct, value, scope)
+            return
+        adapter, inner = found
+        encode = self.out.constant(adapter._encode, "encode")
+        context = "None"
+        if looks_at_context(adapter, "encode"):
+            context = self._context(scope)
+            if self.index is not None:
+                self.out.line(f"{context}['_index'] = {self.index}")
+        local = self.out.name("v")
+        self.out.line(f'{local} = {encode}({value or "None"}, {context}, "")')
+        self.emit(inner, local, scope)
 
     def _leave(self, subcon: Any, value: str, scope: Scope) -> None:
         """

@@ -16,7 +16,14 @@ from typing import Any
 
 from protoserve.codec.caps import Caps, Usage
 from protoserve.codec.compiled import compile_function, tell_failure
-from protoserve.codec.emit import Scope, Source, Symbol, Untranslatable
+from protoserve.codec.emit import (
+    BUILDING,
+    PARSING,
+    Scope,
+    Source,
+    Symbol,
+    Untranslatable,
+)
 from protoserve.codec.frame import FrameCodec, LengthHead
 from protoserve.codec.generate_build import BuildWriter, build_globals
 from protoserve.codec.generate_parse import ParseWriter
@@ -65,7 +72,7 @@ def _header_scope(plan: Group | None) -> Scope:
     """
     Say what a body can refer to: the fields of the header ``h``.
     """
-    scope = Scope()
+    scope = Scope(flags=PARSING)
     for item in plan.items if plan is not None else ():
         if isinstance(item.node, Bits) and not item.node.container:
             for part in item.node.parts:
@@ -269,7 +276,7 @@ def emit_parts(
     trailer = None if codec.trailer is None else _plan(codec.trailer)
     places: dict[str, Any] = {}
     scopes: list[tuple[Group, Scope]] = []
-    scope = Scope(outside=True)
+    scope = Scope(outside=True, flags=PARSING)
     if header is not None:
         inner = Scope(scope)
         places.update(writer.emit_message(header, "h", inner))
@@ -370,7 +377,7 @@ def emit_frame(
     writer.literals = dict(literals)
     header = None if codec.header is None else _plan(codec.header)
     trailer = None if codec.trailer is None else _plan(codec.trailer)
-    scope = Scope()
+    scope = Scope(flags=BUILDING)
     lengths: Any = []
     checksums: Any = []
     spans: dict[str, tuple[int, int]] = {}

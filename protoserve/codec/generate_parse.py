@@ -49,11 +49,14 @@ from protoserve.codec.plan import (
     Raw,
     Recursive,
     Repeated,
+    Size,
     Stripped,
     Terminated,
     Text,
     VarNumber,
     Window,
+    adapted,
+    looks_at_context,
 )
 from protoserve.codec.record import Record, slot_name
 from protoserve.codec.running import Lookup, Structs
@@ -287,21 +290,29 @@ class ParseWriter:
             self.out.line(f"{target} = buf[{self.place()}:{self.end}]")
             self.move_to(self.end)
             return
-        self.flush()
-        size = translate(node.size, scope)
-        count, pos = self.out.name("n"), self.out.name("p")
-        self.out.line(f"{count} = {size}")
-        self.out.line(f"{pos} = {self.place()} + {count}")
-        self._fail_outside(count, pos, unsigned(node.size, scope))
+        pos = self._stop(node.size, scope)
         self.out.line(f"{target} = buf[{self.place()}:{pos}]")
         self.move_to(pos)
+
+    def _stop(self, size: Size, scope: Scope) -> str:
+        """
+        Write where so many bytes end; give the variable.
+        """
+        self.flush()
+        count, pos = self.out.name("n"), self.out.name("p")
+        self.out.line(f"{count} = {translate(size, scope)}")
+        self.out.line(f"{pos} = {self.place()} + {count}")
+        self._fail_outside(count, pos, unsigned(size, scope))
+        return pos
 
     def _fail_outside(self, count: str, stop: str, is_unsigned: bool) -> None:
         sign = "" if is_unsigned else f"{count} < 0 or "
         self.fail_if(f"{sign}{stop} > {self.end}")
 
-    def _emit_padding(self, node: Padding, target: str, _scope: Scope) -> None:
-        if node.size:
+    def _emit_padding(self, node: Padding, target: str, scope: Scope) -> None:
+        if not isinstance(node.size, int):
+            self.move_to(self._stop(node.size, scope))
+        elif node.size:
             self.take(">", f"{node.size}x", node.size, None)
         if target:
             self.after(f"{target} = None")
@@ -816,7 +827,24 @@ class ParseWriter:
     # What Construct does ---------------------------------------------------
 
     def _emit_opaque(self, node: Opaque, target: str, scope: Scope) -> None:
-        self._leave(node.construct, target, scope)
+        found = adapted(node)
+        if found is None:
+            self._leave(node.construct, target, scope)
+            return
+        adapter, inner = found
+        local = self.out.name("v")
+        self.emit(inner, local, scope)
+        self.flush()
+        decode = self.out.constant(adapter._decode, "decode")
+        if not looks_at_context(adapter, "decode"):
+            self.out.line(f'{target} = {decode}({local}, None, "")')
+            return
+        context = self._context(scope)
+        if self.index is not None:
+            self.out.line(f"{context}['_index'] = {self.index}")
+        # Where the data stood is known to Construct only.
+        self.out.line(f"{context}['_io'] = None")
+        self.out.line(f'{target} = {decode}({local}, {context}, "")')
 
     def _leave(self, subcon: Any, target: str, scope: Scope) -> None:
         """

@@ -10,6 +10,7 @@ object, which parses and builds that part as it always did.
 
 from __future__ import annotations
 
+import dis
 import enum
 import sys
 from collections.abc import Callable, Mapping
@@ -47,7 +48,9 @@ __all__ = [
     "Text",
     "VarNumber",
     "Window",
+    "adapted",
     "has_rule",
+    "looks_at_context",
     "plan_of",
     "size_of",
 ]
@@ -94,7 +97,7 @@ class Padding:
     Bytes that say nothing.
     """
 
-    size: int
+    size: Size
     pattern: bytes
 
 
@@ -318,6 +321,67 @@ def has_rule(subcon: Any) -> bool:
     return type(subcon) in _RULES or isinstance(subcon, Record)
 
 
+_ADAPTERS = (
+    construct.ExprAdapter,
+    construct.ExprSymmetricAdapter,
+    construct.ExprValidator,
+)
+_SIMPLE = (Number, VarNumber, Raw, Text, Stripped, Terminated, Mapped)
+
+
+def adapted(node: Opaque) -> tuple[Any, Node] | None:
+    """
+    Give an adapter, the user's own among them, and the plan of what it adapts.
+
+    Returns:
+        `None` if it is none, or one that does more than to turn a simple value into
+        another.
+    """
+    subcon = node.construct
+    while isinstance(subcon, construct.Renamed) and subcon.parsed is None:
+        subcon = subcon.subcon
+    kind = type(subcon)
+    if (
+        not isinstance(subcon, construct.Adapter)
+        or subcon.parsed is not None
+        or kind._parse is not construct.Adapter._parse
+        or kind._build is not construct.Adapter._build
+        or (kind.__module__ == construct.Adapter.__module__ and kind not in _ADAPTERS)
+    ):
+        return None
+    inner = plan_of(subcon.subcon)
+    simple = inner
+    while isinstance(simple, Window | Repeated):
+        simple = simple.inner if isinstance(simple, Window) else simple.element
+    return (subcon, inner) if isinstance(simple, _SIMPLE) else None
+
+
+def looks_at_context(adapter: Any, way: str) -> bool:
+    """
+    Whether an adapter looks at the context that it is given.
+
+    Args:
+        adapter: what `adapted` has found.
+        way: ``decode`` or ``encode``.
+    """
+    function, place = getattr(adapter, f"_{way}"), 2
+    if type(adapter) in _ADAPTERS:  # it only passes on what it is given
+        cells = dict(
+            zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        )
+        if (own := cells.get(f"{way}r")) is None:
+            return True
+        function, place = own.cell_contents, 1
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is None or code.co_argcount <= place:
+        return True  # who knows
+    name = code.co_varnames[place]
+    used = [step.argval for step in dis.get_instructions(code)]
+    return name in code.co_cellvars or any(
+        name == each or (isinstance(each, tuple) and name in each) for each in used
+    )
+
+
 def size_of(node: Node | None) -> int | None:
     """
     Give the size of something in bytes; `None` if it varies.
@@ -325,9 +389,9 @@ def size_of(node: Node | None) -> int | None:
     match node:
         case None | Derived():
             return 0
-        case Number() | Padding() | Bits():
+        case Number() | Bits():
             return node.size
-        case Raw() | Window(prefix=None):
+        case Raw() | Padding() | Window(prefix=None):
             return node.size if isinstance(node.size, int) else None
         case Text() | Constant() | Mapped():
             return size_of(node.inner)
@@ -406,8 +470,9 @@ def _bytes(subcon: Any, _: Any) -> Node | None:
 
 
 def _padded(subcon: Any, _inside: Any) -> Node | None:
-    if _is_pass(subcon.subcon) and not callable(subcon.length) and subcon.length >= 0:
-        return Padding(subcon.length, subcon.pattern)
+    size = subcon.length
+    if _is_pass(subcon.subcon) and (callable(size) or size >= 0):
+        return Padding(size, subcon.pattern)
     return None
 
 
@@ -629,6 +694,8 @@ def _bit_part(name: str | None, subcon: Any) -> BitPart | None:
     if isinstance(subcon, construct.Padded):
         padding = _padded(subcon, ())
         if not isinstance(padding, Padding) or padding.pattern != b"\0":
+            return None
+        if not isinstance(padding.size, int):
             return None
         return BitPart(None, 0, padding.size, False, False, None, hidden=True)
     if subcon is construct.Flag:

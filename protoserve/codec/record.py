@@ -588,7 +588,6 @@ def place_members(
         for field in member.fields
         if isinstance(field.computed, LengthOf)
     ]
-    varying = [field.name for member, field in pending if not member.is_fixed]
     for member in members:
         start = stream.tell()
         try:
@@ -598,37 +597,46 @@ def place_members(
         for field in member.fields:
             spans[field.name] = (start, stream.tell())
         if pending:
-            pending = _settle_lengths(pending, varying, values, spans, stream, context)
+            pending = _settle_lengths(pending, values, spans, stream, context, path)
     return spans
 
 
 def _settle_lengths(
     pending: Sequence[tuple[Member, Field]],
-    varying: Sequence[str],
-    values: Mapping[str, Any],
+    values: dict[str, Any],
     spans: Spans,
     stream: Any,
     context: Any,
+    path: str,
 ) -> list[tuple[Member, Field]]:
     """
     Let the fields to come know lengths whose span is in place; give the others.
 
-    Those of a span with a length of variable size in it stay unknown: that has its bytes
-    only at the end.
+    Those of a span with a length of variable size in it stay unknown until that one is
+    known, and has its bytes.
     """
-    left = []
-    for member, field in pending:
-        rule = field.computed
-        assert rule is not None
-        number = None
-        if {field.name, *rule.names} <= spans.keys():
+    left = [*pending]
+    settled = True
+    while settled:
+        settled = False
+        varying = [field.name for member, field in left if not member.is_fixed]
+        for member, field in [*left]:
+            rule = field.computed
+            assert rule is not None
+            if not {field.name, *rule.names} <= spans.keys():
+                continue
             start, end = spans[rule.first][0], spans[rule.last][1]
-            if not any(start <= spans.get(each, (-1,))[0] < end for each in varying):
-                number = computed_value(rule, field.name, values, spans, stream)
-        if number is None:
-            left.append((member, field))
-        else:
+            if any(start <= spans.get(each, (-1,))[0] < end for each in varying):
+                continue
+            number = computed_value(rule, field.name, values, spans, stream)
+            if number is None:
+                continue
             context[field.name] = number
+            if not member.is_fixed:
+                values[field.name] = number
+                _rewrite(member, values, spans, stream, context, path)
+            left.remove((member, field))
+            settled = True
     return left
 
 

@@ -86,10 +86,8 @@ class _Shape:
             self.order = node.order if wide else self.order
             self.size += node.size
             return True
-        if isinstance(node, Raw):
+        if isinstance(node, Raw | Padding):
             return isinstance(node.size, int) and self._grow(node.size)
-        if isinstance(node, Padding):
-            return self._grow(node.size)
         if isinstance(node, Bits):
             wide = node.size in (2, 4, 8)
             if wide and self.order not in ("", ">"):

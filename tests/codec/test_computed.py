@@ -218,6 +218,22 @@ def test_length_of_what_is_in_front(codec):
     both_ways(codec, Varying(bytes(129)), "81 01 " + "00 " * 131 + "00")
 
 
+def test_length_of_a_varint_length(codec):
+    """A length over one of variable size is known behind it, as that one is."""
+
+    class Packet(Message):
+        total: int = wire(c.Int16ub, value=length_of("size", "data"))
+        size: int = wire(c.VarInt, value=length_of("data"))
+        data: bytes = wire(c.Bytes(this.size))
+        padding: None = wire(c.Padding(-this.total % 4))
+        flag: int | None = wire(c.If(this.total > 129, c.Int8ub))
+        end: int = wire(c.Int8ub)
+
+    both_ways(codec, Packet(b"a", None, 7), "00 02 01 61 00 00 07")
+    long = "00 83 81 01 " + "00 " * 129 + "00 05 07"
+    both_ways(codec, Packet(bytes(129), 5, 7), long)
+
+
 def test_varint_lengths_that_change_size(codec):
     """A length of a length settles, however its own size changes."""
 
