@@ -10,6 +10,7 @@ what comes is not held.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 
 import attrs
 
@@ -105,6 +106,14 @@ class Held:
             found.append((waiting, messages, not waiting.messages))
         return found
 
+    def forget(self, those: Container[Waiting]) -> None:
+        """
+        Give up some of what waits, as if it had never come.
+        """
+        for number, waiting in list(self._waiting.items()):
+            if waiting in those:
+                self._remove(number)
+
     def expire(self, now: float) -> int:
         """
         Give up what has waited too long; say how many datagrams.
@@ -115,13 +124,16 @@ class Held:
             number, waiting = next(iter(self._waiting.items()))
             if waiting.time > oldest:
                 break
-            del self._waiting[number]
-            self.size -= waiting.size
+            self._remove(number)
             gone += 1
-            for key in waiting.messages:
-                left = self._by_key.get(key)
-                if left is not None:
-                    left.remove(number)
-                    if not left:
-                        del self._by_key[key]
         return gone
+
+    def _remove(self, number: int) -> None:
+        waiting = self._waiting.pop(number)
+        self.size -= waiting.size
+        for key in waiting.messages:
+            left = self._by_key.get(key)
+            if left is not None:
+                left.remove(number)
+                if not left:
+                    del self._by_key[key]

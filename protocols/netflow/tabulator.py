@@ -100,7 +100,11 @@ class NetFlowTabulator:
         block = self._looked_at(frames)
         waiting, no_room = self._hold(block)
         tables: dict[str, list[pa.Table]] = {}
-        self._add(block, tables)
+        try:
+            self._add(block, tables)
+        except BaseException:
+            self.held.forget(waiting)  # whoever tries again brings it again
+            raise
         malformed = dict(block.refused)
         taken = [each for key in block.arrived for each in self.held.take(key)]
         if taken:

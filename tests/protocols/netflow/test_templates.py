@@ -225,6 +225,20 @@ def test_template_in_the_same_block(tabulator, senders):
     assert (0, 0) == (tables.held, tables.released)
 
 
+def test_nothing_is_held_of_what_failed(tabulator, senders, monkeypatch):
+    """Who tries a block again, for something has failed, does not bring rows twice."""
+    tabulator.tables(senders.block([ipfix((2, PORTS.definition()))]))
+    sent = [ipfix((257, ports((1, 2)))), ipfix((256, ports((3, 4))))]
+    with monkeypatch.context() as patch:
+        patch.setattr(tabulator._rows, "table", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tabulator.tables(senders.block(sent))
+    assert (0, 0) == (tabulator.held.size, len(tabulator.held))
+    assert 1 == tabulator.tables(senders.block(sent)).held
+    last = Template.of(257, [(7, 2), (11, 2)]).definition()
+    assert [1] == first_ports(tabulator.tables(senders.block([ipfix((2, last))])))
+
+
 def test_held_in_vain(tabulator, senders):
     """What has waited for too long is given up, and counted."""
     sent = [ipfix((256, ports((1, 2))))] * 3
