@@ -54,7 +54,7 @@ class Metrics(Message):
         MetricLines(), doc="metrics, events and service checks"
     )
 
-    def rows(self) -> Iterator[Any]:
+    def rows(self) -> Iterator[MetricRow | EventRow | ServiceCheckRow]:
         """
         Give what a collector stores: a row for each value, event and check.
         """

@@ -87,7 +87,7 @@ def tags_of(tags: list[str]) -> dict[str, str]:
     return found
 
 
-def rows_of(line: Any) -> Iterator[Any]:
+def rows_of(line: Any) -> Iterator[MetricRow | EventRow | ServiceCheckRow]:
     """
     Give a line's rows.
     """
