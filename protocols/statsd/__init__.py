@@ -17,7 +17,6 @@ https://docs.datadoghq.com/developers/dogstatsd/datagram_shell (protocol 1.0 to 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from protocols.lines import BadLine
 from protocols.statsd.lines import (
