@@ -57,8 +57,12 @@ _LOOK = 0.1
 """Seconds for which an empty log is waited for at a time."""
 _GRACE = 2.0
 """Seconds more for a sink that is in the middle of something at the end."""
-_NICE = 10
-"""How much less than others its thread gets where there is not enough time for all."""
+_NICE = 5
+"""
+How far its thread stands back where there is not enough time for all: a third is left.
+
+Not further, as others wait when it is made to wait with the interpreter's lock.
+"""
 _MOST = 256
 """Entries that are taken at once."""
 
