@@ -434,7 +434,7 @@ def _give_way() -> None:
     """
     if sys.platform == "linux":  # elsewhere threads have no such number
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            os.nice(_NICE)  # of this thread, below what the process has been given
 
 
 def _merge(parts: Sequence[NamedTables]) -> dict[str, pa.Table]:

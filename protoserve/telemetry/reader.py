@@ -72,12 +72,11 @@ class Reader:
         self.damaged = 0
         """How often something had to be skipped."""
         self._file = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._size = 0
+        self._size = self._seen = os.fstat(self._file).st_size
         self._ahead = _AHEAD
         self._chunk = b""
         self._start = 0
         self._searched = 0
-        self._seen = 0
 
     def close(self) -> None:
         """
@@ -141,13 +140,13 @@ class Reader:
 
     def _is_coming(self) -> bool:
         """
-        Say whether the next frame is being written: the file has grown, not enough yet.
+        Say whether the next frame seems to be written just now: not all of it is there,
+        and nothing was when last looked. By the next look its length may be damaged.
         """
-        size = os.fstat(self._file).st_size
-        before, self._seen = self._seen, size
-        if size <= before or (head := self._head(self.offset)) is None:
+        before, self._seen = self._seen, os.fstat(self._file).st_size
+        if before > self.offset or (head := self._head(self.offset)) is None:
             return False
-        return bool(self.offset + HEADER.size + sum(head[2:5]) > size)
+        return bool(self.offset + HEADER.size + sum(head[2:5]) > self._seen)
 
     def _has(self, end: int) -> bool:
         if end > self._size:

@@ -4,6 +4,8 @@ From a log to a sink: each entry exactly once, whatever the sink does.
 
 import json
 import logging
+import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -144,6 +146,31 @@ def test_everything_is_delivered(spool):
     assert (0, 0, 0, 0) == (stats.duplicates, stats.refused, stats.retries, stats.lag)
     assert 0 == spool.consume("g").lag()
     assert not store.is_open
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no such number")
+def test_it_gives_way(spool):
+    """A delivery is less urgent than what has begun it, however little that is."""
+
+    class Asked(Store):
+        def open(self):
+            super().open()
+            found.append(os.nice(0))
+
+    def deliver():
+        os.nice(3)  # of this thread
+        found.append(os.nice(0))
+        with delivering(spool, Asked()):
+            until(lambda: len(found) == 2)
+
+    found = []
+    add(spool, 1)
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    thread.join()
+    before, during = found
+    assert during == min(before + delivery_module._NICE, 19)
+    assert during > before or before == 19
 
 
 def test_batches_by_rows(spool):

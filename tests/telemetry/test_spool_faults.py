@@ -111,6 +111,35 @@ def test_damage(original, tmp_path, monkeypatch, seed):
             )
 
 
+def lengthen(folder, number):
+    """Damage an entry of the newest segment: it claims to be much longer than it is."""
+    segment = list_segments(folder)[-1]
+    data = bytearray(segment.path.read_bytes())
+    place = data.find(b"%08d" % number)
+    data[data.rfind(segment.mark, 0, place) + 14] ^= 0x80
+    segment.path.write_bytes(data)
+
+
+def test_a_length_that_is_damaged(tmp_path):
+    """An entry whose length is damaged hides none of those behind it, whoever reads."""
+    with Spool(tmp_path) as spool:
+        spool.consume("g").close()
+        for number in range(6):
+            spool.append("key", b"%08d" % number)
+    lengthen(tmp_path, 3)
+    with Spool(tmp_path) as spool:
+        spool.append("key", b"%08d" % 6)  # it looks for the end first
+        consumer = spool.consume("g")
+        assert [0, 1, 2, 4, 5, 6] == [int(e.payload) for e in all_of(consumer)]
+        for number in (7, 8):
+            spool.append("key", b"%08d" % number)
+        lengthen(tmp_path, 7)  # to its reader it might not be written yet
+        taken = all_of(consumer)
+        spool.append("key", b"%08d" % 9)
+        assert [8, 9] == [int(e.payload) for e in taken + all_of(consumer)]
+        assert 2 == consumer.lost["damaged"].entries
+
+
 def test_torn_end(tmp_path, caplog):
     """An end that is not whole is cut off, counted, and not written behind."""
     with Spool(tmp_path) as spool:

@@ -230,7 +230,9 @@ def _without_null_words(rows: pa.Table) -> pa.Table:
     """
     Take columns out of dictionaries that have a null in them: Arrow does not unify these.
     """
-    for index, (field, column) in enumerate(zip(rows.schema, rows.columns, strict=True)):
+    for index, (field, column) in enumerate(
+        zip(rows.schema, rows.columns, strict=True)
+    ):
         if _is_coded(field.type) and any(
             chunk.dictionary.null_count for chunk in column.chunks
         ):

@@ -106,6 +106,19 @@ def test_docs_stay_with_the_columns(case, folder):
     assert said.items() <= pq.read_schema(path).field("octets").metadata.items()
 
 
+def test_dictionaries_with_nulls_in_them(case):
+    """Dictionaries of several kinds are one column of text, whatever is in them."""
+    words = [["a", None], ["b", "a"], [None, "c"]]
+    column = pa.chunked_array(
+        pa.DictionaryArray.from_arrays(pa.array([1, 0, None], pa.int32()), each)
+        for each in words
+    )
+    with case.opened() as sink:
+        sink.store({"flows": pa.table({"word": column})}, ["a"])
+    found = [row["word"] for row in case.rows("flows")]
+    assert [None, "a", None, "a", "b", None, "c", None, None] == found
+
+
 def test_a_crash_before_files_have_their_names(case, folder, monkeypatch):
     """Files that count but have not got their names get them when it is next opened."""
     with case.opened() as sink, monkeypatch.context() as patch:
