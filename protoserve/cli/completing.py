@@ -2,14 +2,15 @@
 Completion of protocols, messages and fields, while a command is typed in a shell.
 
 A parameter is completed by what its help calls it: ``PROTOCOL``, ``MESSAGE``,
-``FIELD=VALUE``; so every command has it. Typer does the talking to the shells. What
-goes wrong here is silent: a shell that completes nothing is better than a traceback
-in the middle of a line.
+``FIELD=VALUE``, or the words that it may be; so every command has it. Typer does the
+talking to the shells. What goes wrong here is silent: a shell that completes nothing is
+better than a traceback in the middle of a line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -161,6 +162,13 @@ _COMPLETERS: dict[str, Callable[[Any, str], Iterator[_Completion]]] = {
 }
 """By metavar."""
 
+_WORDS = re.compile(r"[a-z0-9-]+(\|[a-z0-9-]+)+")
+"""A metavar that says all words there are: ``console|json``."""
+
+
+def _words(words: list[str], _ctx: Any, incomplete: str) -> Iterator[_Completion]:
+    return ((word, "") for word in words if word.startswith(incomplete))
+
 
 def _quiet(
     complete: Callable[[Any, str], Iterator[_Completion]],
@@ -192,7 +200,10 @@ def completed(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     for hint in hints.values():
         for info in getattr(hint, "__metadata__", ()):
-            complete = _COMPLETERS.get(getattr(info, "metavar", None) or "")
+            metavar = getattr(info, "metavar", None) or ""
+            complete = _COMPLETERS.get(metavar)
+            if _WORDS.fullmatch(metavar):
+                complete = functools.partial(_words, metavar.split("|"))
             if complete is not None and info.autocompletion is None:
                 info.autocompletion = _quiet(complete)
     function.__annotations__ = hints

@@ -67,7 +67,13 @@ def served(text: str | None, read: Callable[[], Figures]) -> Iterator[None]:
     if place is None:
         yield
         return
-    from protoserve.telemetry.metrics import MetricsServer
+    try:
+        from protoserve.telemetry.metrics import MetricsServer
+    except ModuleNotFoundError as exc:
+        raise CommandError(
+            f"metrics need {exc.name}; install it with pip install "
+            "'protoserve[prometheus]'"
+        ) from exc
 
     try:
         server = MetricsServer(*place, read)

@@ -270,7 +270,9 @@ def _show_entries(path: str) -> None:
 
 def _in_short(entry: Entry) -> str:
     if entry.outcome != "ok":
-        return f"{entry.outcome} [{entry.raw[:32].hex(' ')}]"
+        # An error's further lines are a dump of the same bytes.
+        outcome = entry.outcome.partition("\n")[0]
+        return f"{outcome} [{entry.raw[:32].hex(' ')}]"
     return json.dumps(entry.fields, ensure_ascii=False)
 
 

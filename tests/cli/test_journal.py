@@ -129,6 +129,14 @@ def test_shown(command, path):
     assert "→ ? it is wrong [00 01 ff]" in lines[2]
 
 
+def test_an_error_with_a_dump(command, path):
+    """An error of several lines is shown as one: the bytes behind it are enough."""
+    path.write_text(LINES.replace("it is wrong", r"it is wrong\n0000  01 ff\n  ^^"))
+    _, shown, _ = command("journal", path)
+    assert 3 == len(shown.splitlines())
+    assert "it is wrong [00 01 ff]" in shown
+
+
 def test_shown_as_json(command, path):
     """With --json it is shown as it stands there."""
     path.write_text(LINES)

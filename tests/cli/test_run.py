@@ -385,6 +385,38 @@ main()
     assert (2, expected) == (ran.returncode, ran.stderr)
 
 
+def test_metrics_without_their_extra():
+    """Where what metrics need is missing, that is told."""
+    program = """
+import sys
+sys.modules["numpy"] = None
+from protoserve.cli import main
+sys.argv[1:] = ["run", "tests.cli.station:later", "--listen", "tcp://127.0.0.1:0"]
+sys.argv += ["--metrics", "127.0.0.1:0"]
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    expected = (
+        "protoserve: metrics need numpy; install it with "
+        "pip install 'protoserve[prometheus]'\n"
+    )
+    assert (2, expected) == (ran.returncode, ran.stderr)
+
+
+def test_version():
+    """The program says which version it is, installed or not."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "protoserve", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert re.fullmatch(r"protoserve (\d+\.\d+.*|from a checkout, .*)\n", ran.stdout)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help")])
 def test_help(arguments):
     """Help is shown for the program, as for the module, and each command."""

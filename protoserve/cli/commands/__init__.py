@@ -8,6 +8,8 @@ called.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+from typing import Annotated
 
 import typer
 
@@ -45,8 +47,26 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        version = importlib.metadata.version("protoserve")
+    except importlib.metadata.PackageNotFoundError:
+        version = "from a checkout, not installed"
+    typer.echo(f"protoserve {version}")
+    raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_tell_version, help="Say which it is."
+        ),
+    ] = False,
+) -> None:
     """
     FastAPI for binary protocols.
     """

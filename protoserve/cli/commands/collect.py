@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from protoserve.cli.configured import Config
 from protoserve.cli.metrics import Metrics, Otlp
 from protoserve.cli.options import (
     AsJsonLines,
@@ -33,7 +34,6 @@ def _workers(value: str) -> str:
 
 
 def collect(
-    ctx: typer.Context,
     protocol: Annotated[
         str | None,
         typer.Argument(metavar="PROTOCOL", help="The protocol, as MODULE:NAME."),
@@ -144,12 +144,7 @@ def collect(
     ] = None,
     metrics: Metrics = None,
     otlp: Otlp = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.yaml", help="All of this in a file; options here go before."
-        ),
-    ] = None,
+    config: Config = None,  # noqa: ARG001 - it has set the others' defaults
     limit: LimitSettings = None,
     drain: Drain = 10.0,
     as_json: AsJsonLines = False,
@@ -185,17 +180,8 @@ def collect(
         "limit": limit,
         "drain": drain,
     }
-    names = {"filter": "where"}
-    sources = {o: ctx.get_parameter_source(names.get(o, o)) for o in options}
-    given = [
-        name
-        for name, source in sources.items()
-        if getattr(source, "name", "") != "DEFAULT"
-    ]
     code = work(
         options,
-        given,
-        config=config,
         as_json=as_json,
         log_format=log_format,
         verbose=verbose,
