@@ -483,7 +483,12 @@ class Collecting:
 
         metrics = None
         if self.settings.metrics is not None:
-            metrics = MetricsServer(*self.settings.metrics, figures)
+            host, port = self.settings.metrics
+            try:
+                metrics = MetricsServer(host, port, figures)
+            except OSError as exc:
+                why = exc.strerror or exc
+                raise StartError(f"cannot listen on {host}:{port}: {why}") from exc
             self._on_metrics(metrics.port)
         pusher = None
         if self.settings.otlp is not None:

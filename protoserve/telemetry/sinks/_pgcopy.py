@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from protoserve.telemetry.sinks.values import json_able
+from protoserve.telemetry.sinks.values import json_able, listed
 
 __all__ = ["CODECS", "END", "HEADER", "bodies"]
 
@@ -252,7 +252,7 @@ def _json(array: pa.Array) -> _Values:
     texts = [
         # Version 1 of jsonb's binary form is its text.
         "\x01" + _NUL.sub(r"\1\\ufffd", json.dumps(json_able(value)))
-        for value in array.to_pylist(maps_as_pydicts="lossy")
+        for value in listed(array)
     ]
     return _bytes(pa.array(texts, pa.string()))
 

@@ -161,9 +161,7 @@ class ArrowSink(Sink):
             messages = _behind(messages, segment.head)
         else:
             segment.head = len(rows.schema.serialize())
-        segment.length = self._appender.append(
-            segment.handle, messages, segment.length
-        )
+        segment.length = self._appender.append(segment.handle, messages, segment.length)
         return segment
 
     def _messages(self, rows: pa.Table) -> list[memoryview]:

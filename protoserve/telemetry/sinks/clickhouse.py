@@ -45,7 +45,7 @@ from protoserve.telemetry.sinks.schema import (
     evolve,
     plain,
 )
-from protoserve.telemetry.sinks.values import json_able
+from protoserve.telemetry.sinks.values import json_able, listed
 
 __all__ = ["ClickHouseSink"]
 
@@ -334,7 +334,7 @@ def _ready(rows: pa.Table) -> pa.Table:
     """
     for index, field in enumerate(rows.schema):
         if types.is_nested(field.type):
-            values = rows.column(index).to_pylist(maps_as_pydicts="lossy")
+            values = listed(rows.column(index))
             texts = [None if v is None else json.dumps(json_able(v)) for v in values]
             column = pa.array(texts, pa.string())
         elif types.is_time(field.type):

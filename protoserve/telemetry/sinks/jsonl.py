@@ -30,7 +30,7 @@ from protoserve.telemetry.sinks.base import Sink
 from protoserve.telemetry.sinks.commits import KEEP_IDS, Commits
 from protoserve.telemetry.sinks.options import split
 from protoserve.telemetry.sinks.schema import already_stored, plain
-from protoserve.telemetry.sinks.values import json_able, text_of_times
+from protoserve.telemetry.sinks.values import json_able, listed, text_of_times
 
 __all__ = ["JSONLinesSink"]
 
@@ -184,9 +184,7 @@ def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if types.is_timestamp(kind):
         column = text_of_times(column)
     elif not types.is_string(kind) or _needs_escapes(column):
-        values = column.to_pylist()
-        if types.is_map(kind):
-            values = [None if each is None else dict(each) for each in values]
+        values = listed(column)
         texts = [None if each is None else _encode(json_able(each)) for each in values]
         return pa.chunked_array([texts], pa.large_string())
     text = column.cast(pa.large_string())

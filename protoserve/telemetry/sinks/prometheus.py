@@ -50,6 +50,7 @@ from protoserve.telemetry.sinks._batches import Recent
 from protoserve.telemetry.sinks.base import Sink, SinkUnavailableError
 from protoserve.telemetry.sinks.options import count, seconds, split
 from protoserve.telemetry.sinks.schema import already_stored, plain
+from protoserve.telemetry.sinks.values import listed
 
 __all__ = ["PrometheusSink"]
 
@@ -172,8 +173,8 @@ class PrometheusSink(Sink):
             last = rows.group_by(labels, use_threads=False).aggregate(
                 [(column, "last")]
             )
-            values = last.column(f"{column}_last").to_pylist()
-            keys = [last.column(each).to_pylist() for each in labels]
+            values = listed(last.column(f"{column}_last"))
+            keys = [listed(last.column(each)) for each in labels]
             for value, *key in zip(values, *keys, strict=True):
                 if value is not None:
                     pairs = _labels(zip(labels, key, strict=True))
@@ -181,7 +182,10 @@ class PrometheusSink(Sink):
 
     def _take_statsd(self, rows: pa.Table) -> None:
         asked = self._options.get("labels", ())
-        for row in rows.to_pylist(maps_as_pydicts="lossy"):
+        names = rows.schema.names
+        columns = [listed(column) for column in rows.columns]
+        for values in zip(*columns, strict=True):
+            row = dict(zip(names, values, strict=True))
             kind, value = _STATSD.get(row["type"] or ""), row["value"]
             if kind is None or value is None or not row["name"]:
                 self._shown.left_out += 1

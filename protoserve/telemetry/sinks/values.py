@@ -18,16 +18,38 @@ from pyarrow import types
 __all__ = ["json_able", "listed", "text_of_times"]
 
 
-def listed(column: pa.ChunkedArray) -> list[Any]:
+def listed(column: pa.ChunkedArray | pa.Array) -> list[Any]:
     """
-    Give a column's values; `None` where there are none.
+    Give a column's values, maps as dicts, times to the microsecond; `None` for null.
     """
     kind = column.type
     if (types.is_integer(kind) or types.is_floating(kind)) and not column.null_count:
         values: list[Any] = column.to_numpy().tolist()
         return values
-    whole: list[Any] = column.to_pylist()
+    kind = _in_microseconds(column.type)
+    if kind != column.type:
+        column = column.cast(kind, safe=False)
+    whole: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
     return whole
+
+
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    """
+    Give the type whose points in time Python has too: others would take pandas.
+    """
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_map(kind):
+        key, item = map(_in_microseconds, (kind.key_type, kind.item_type))
+        return pa.map_(key, item)
+    if types.is_struct(kind):
+        fields = [each.with_type(_in_microseconds(each.type)) for each in kind]
+        return pa.struct(fields)
+    if types.is_list(kind):
+        return pa.list_(_in_microseconds(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_in_microseconds(kind.value_type), kind.list_size)
+    return kind
 
 
 def text_of_times(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -58,6 +58,21 @@ class PostgreSQL(Server):
     A PostgreSQL, which says more slowly than others that it is there.
     """
 
+    def kill(self):
+        """
+        Kill all its processes: those of connections might answer once more.
+        """
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        super().kill()
+        for child in map(int, children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def wait(self):
         """
         Wait until it answers; say whether it does.

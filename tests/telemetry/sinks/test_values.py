@@ -3,6 +3,8 @@ Columns as values and as text.
 """
 
 import datetime as dt
+import subprocess
+import sys
 from decimal import Decimal
 
 import pyarrow as pa
@@ -55,3 +57,39 @@ def test_columns():
     assert [int] * 3 == [type(value) for value in listed(whole)]
     assert [1, None] == listed(pa.chunked_array([[1, None]]))
     assert [] == listed(pa.chunked_array([], pa.float64()))
+
+
+WITHOUT_PANDAS = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+import pyarrow as pa
+from protoserve.telemetry.sinks.values import listed
+
+moment = pa.timestamp("ns", "UTC")
+for kind, values in (
+    (moment, [1, None]),
+    (pa.list_(moment), [[1, 2], None]),
+    (pa.struct([("at", moment), ("n", pa.int8())]), [{"at": 1, "n": 2}]),
+    (pa.map_(pa.string(), moment), [[("a", 1)]]),
+):
+    print(listed(pa.chunked_array([pa.array(values, kind)])))
+"""
+
+
+def test_times_without_pandas():
+    """Nanoseconds are Python's microseconds, whether or not there is pandas."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PANDAS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert 4 == done.stdout.count("\n")
+    assert 5 == done.stdout.count("datetime.datetime(1970, 1, 1, 0, 0")
