@@ -53,6 +53,18 @@ def stopped(server):
         os.kill(server.process.pid, signal.SIGCONT)
 
 
+def _is_there(pid):
+    """
+    Say whether a process has not ended; nobody may have asked yet how it did.
+    """
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class PostgreSQL(Server):
     """
     A PostgreSQL, which says more slowly than others that it is there.
@@ -69,7 +81,7 @@ class PostgreSQL(Server):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE
-        while any(Path(f"/proc/{child}").exists() for child in children):
+        while any(map(_is_there, children)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
