@@ -48,6 +48,7 @@ from protoserve.telemetry.sinks.places import check_place
 from protoserve.telemetry.sinks.registry import open_sink
 from protoserve.telemetry.spool import Spool
 from protoserve.telemetry.tabulate import tabulator_of
+from protoserve.telemetry.targets import without_secrets
 from protoserve.telemetry.together import Together
 from protoserve.urls import Address
 
@@ -147,7 +148,7 @@ class _Outlets:
             sink = open_sink(url)
             delivery = Delivery(
                 log,
-                _without_secrets(url),
+                without_secrets(url),
                 sink,
                 max_rows=sink.max_rows or _MAX_ROWS,
                 max_age=sink.max_age or _MAX_AGE,
@@ -158,7 +159,7 @@ class _Outlets:
             spools, log = self._readers(DATAGRAMS)
             to, name = settings.to, settings.protocol.name
             forwarding = Forwarding(
-                log, _without_secrets(to), lambda: open_log(to, name=name), aside
+                log, without_secrets(to), lambda: open_log(to, name=name), aside
             )
             self._ways.append((forwarding, spools))
         for way, _ in self._ways:
@@ -361,7 +362,7 @@ class Collecting:
                 with _spool(self.settings, folder) as spool:
                     self._folders[folder] = spool.total
                     for url in (*self.settings.into, self.settings.to or ""):
-                        group = _without_secrets(url)
+                        group = without_secrets(url)
                         self._lost[folder, group] = spool.progress(group)[1]
             except LogUnavailableError as exc:
                 raise StartError(str(exc)) from exc
@@ -552,14 +553,3 @@ def _spool(settings: Settings, folder: Path) -> Spool:
         max_size=settings.spool_size,
         when_full=settings.spool_when_full,  # type: ignore[arg-type] # checked there
     )
-
-
-def _without_secrets(url: str) -> str:
-    """
-    Give a URL as it may be shown: without user, password and options.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url.partition("?")[0]
-    place = rest.partition("?")[0]
-    return f"{scheme}://{place.rpartition('@')[2]}"

@@ -407,7 +407,10 @@ class Delivery:
     def _wrong(self, what: str) -> None:
         self.stats.last_error = what
         text = "%s: %s; it is tried again"
-        what = what.removeprefix(f"{self.group}: ")  # sinks begin with it, mostly
+        # Sinks begin with their own name, mostly, which may have the user in it.
+        named, _, said = what.partition(": ")
+        if said and named.partition(":")[0] == self.group.partition(":")[0]:
+            what = said
         self._rare.log(logging.WARNING, text, self.group, what, kind="again")
 
     def _note_lag(self) -> None:

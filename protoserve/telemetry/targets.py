@@ -16,7 +16,7 @@ import attrs
 from protoserve.errors import DeclarationError
 from protoserve.telemetry.sinks.options import nearest
 
-__all__ = ["HIDDEN", "Target"]
+__all__ = ["HIDDEN", "Target", "without_secrets"]
 
 HIDDEN = "***"
 
@@ -134,3 +134,14 @@ def _host(text: str, port: int, scheme: str) -> tuple[str, int]:
             "(an IPv6 address stands in brackets)"
         )
     return unquote(host), int(digits)
+
+
+def without_secrets(url: str) -> str:
+    """
+    Give a URL as it may be shown: without user, password and options.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.partition("?")[0]
+    place = rest.partition("?")[0]
+    return f"{scheme}://{place.rpartition('@')[2]}"

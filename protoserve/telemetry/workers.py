@@ -22,6 +22,7 @@ from protoserve.telemetry.logs.registry import open_log
 from protoserve.telemetry.metrics import Figures, SinkFigures
 from protoserve.telemetry.putaside import PutAside
 from protoserve.telemetry.sinks.registry import open_sink
+from protoserve.telemetry.targets import without_secrets
 from protoserve.telemetry.working import Handling, Unpacking
 
 __all__ = ["Working"]
@@ -78,8 +79,8 @@ class Working:
             self._groups.append(group)
         for number, url in enumerate(into):
             sink = open_sink(url)
-            name = url.partition(":")[0]
-            own = f"{group}-{name}-{number}" if several else group
+            kind = url.partition(":")[0]
+            own = f"{group}-{kind}-{number}" if several else group
             unpack = Unpacking(protocol, folder)
             self._unpackings.append(unpack)
             delivery = Delivery(
@@ -91,7 +92,7 @@ class Working:
                 max_age=sink.max_age or _MAX_AGE,
                 aside=aside,
             )
-            self._ways.append((name, delivery))
+            self._ways.append((without_secrets(url), delivery))
             self._groups.append(own)
         self._since = since
 
