@@ -85,12 +85,13 @@ def answering(answer, kind=socket.SOCK_STREAM):
         server.bind(("127.0.0.1", 0))
         server.settimeout(PATIENCE)
         port = server.getsockname()[1]
+        if kind == socket.SOCK_STREAM:
+            server.listen()
 
         def serve():
             if kind == socket.SOCK_DGRAM:
                 answer(server)
                 return
-            server.listen()
             with contextlib.suppress(OSError):
                 while True:
                     sock, _ = server.accept()
