@@ -65,7 +65,9 @@ class Actor:
         """
         Say that from now on a limit's time runs, or soon.
         """
-        self.limit, self.began_at = limit, time.monotonic()
+        # That for the first frame may be running: who has connected is served at once.
+        began = self.opened_at if limit == "first_frame" else time.monotonic()
+        self.limit, self.began_at = limit, began
 
     def frames(self):
         return len(self.received) // len(FRAME)
