@@ -22,6 +22,7 @@ import attrs
 import construct
 from construct import core
 
+from protoserve.codec.adapters import adapted, looks_at_context
 from protoserve.codec.computed import (
     ChecksumOf,
     Computed,
@@ -62,8 +63,6 @@ from protoserve.codec.plan import (
     Text,
     VarNumber,
     Window,
-    adapted,
-    looks_at_context,
 )
 from protoserve.codec.record import enclosing_context
 from protoserve.codec.running import Mismatch, Structs

@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 from construct import expr
 
+from protoserve.codec.adapters import adapted, looks_at_context
 from protoserve.codec.caps import Caps
 from protoserve.codec.computed import (
     FRAME_PARTS,
@@ -55,8 +56,6 @@ from protoserve.codec.plan import (
     Text,
     VarNumber,
     Window,
-    adapted,
-    looks_at_context,
 )
 from protoserve.codec.record import Record, slot_name
 from protoserve.codec.running import Lookup, Structs
