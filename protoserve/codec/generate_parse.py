@@ -109,7 +109,8 @@ class ParseWriter:
         """Whether elements are counted in ``used`` already."""
         self.most_elements: int | None = 0
         """How many elements there can be, as far as that is known."""
-        self.contexts: dict[int, str] = {}
+        self.contexts: dict[int, tuple[str, dict[str, str]]] = {}
+        """The variable that holds each scope's context, and what it has been told."""
         self.outer_context = "root"
         self.uses_context = False
         self.raw: dict[str, str] = {}
@@ -869,17 +870,19 @@ class ParseWriter:
         """
         Write the context of a scope, with all that is known by now.
         """
-        known = self.contexts.get(id(scope))
-        if known is None:
+        known, told = self.contexts.get(id(scope), ("", {}))
+        if not known:
             self.uses_context = True
             if scope.parent is None:
                 return self.outer_context
             outer = self._context(scope.parent)
             known = self.out.name("c")
             self.out.line(f"{known} = enclosing_context({outer}, None)")
-            self.contexts[id(scope)] = known
-        for name, symbol in scope.symbols.items():
-            self.out.line(f"{known}[{name!r}] = {symbol.source}")
+        sources = {name: symbol.source for name, symbol in scope.symbols.items()}
+        for name, source in sources.items():
+            if told.get(name) != source:
+                self.out.line(f"{known}[{name!r}] = {source}")
+        self.contexts[id(scope)] = known, sources
         return known
 
 
