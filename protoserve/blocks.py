@@ -105,10 +105,7 @@ class ServiceBatchSide:
         if service.intake is not None:  # which accounts for them itself
             service.intake.take(block)
             return
-        count = block.count
-        if block.gro:
-            count = sum(1 for _ in block.datagrams())
-        with service.account.handling(count):
+        with service.account.handling(block.total):
             self._handle(block)
 
     def _handle(self, block: Block) -> None:

@@ -1,11 +1,10 @@
 """
 Rows of batch routes, taken out of a block of datagrams without looking at each.
 
-The bytes of a block lie at equal distances, so the fixed parts of all its frames are one
-array, and so are the records behind them. Which of them are well-formed messages for the
-route is found a column at a time. Those are copied, and the block is free for the next
-receive; the others are left to be handled one by one, which also tells what is wrong with
-them.
+The fixed parts of all frames that may be the route's message are copied to one array, and
+the records behind them to another, wherever they were. Which of them are well-formed is
+found a column at a time, and the block is free for the next receive; the others are left to
+be handled one by one, which also tells what is wrong with them.
 
 That is done where columns alone tell what parsing would refuse, and where nobody asks to
 be told of single peers or messages (hooks for connections, a state table).
@@ -19,6 +18,7 @@ import numpy as np
 
 from protoserve.batch import Chunk, Layout
 from protoserve.framing.base import Framing
+from protoserve.pieces import gathered, runs
 from protoserve.protocol import Direction, Protocol
 from protoserve.session import Peer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from protoserve.server.batch import Block
     from protoserve.service import Service
 
-__all__ = ["Picked", "Picker", "RowsTakers", "picker_of"]
+__all__ = ["Datagrams", "Picked", "Picker", "RowsTakers", "datagrams_of", "picker_of"]
 
 
 class RowsTakers:
@@ -46,13 +46,57 @@ class RowsTakers:
         Take what is for the routes; say which datagrams are left, `None` if none is.
         """
         left = None
-        if not block.gro and block.is_internet:
+        if block.is_internet and self._takers:
+            found = datagrams_of(block)
             for taker in self._takers:
-                taken = taker.take(block)
+                taken = taker.take(block, found)
                 if taken is None:
                     return None
                 left = ~taken if left is None else left & ~taken
-        return [True] * block.count if left is None else left.tolist()
+        return [True] * block.total if left is None else left.tolist()
+
+
+class Datagrams(NamedTuple):
+    """
+    Where the datagrams of a block are.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    """The row of each: the kernel may have put many into one."""
+    names: NDArray[Any]
+    """By row: the sender's raw address."""
+    moments: NDArray[np.int64]
+    """By row: when it came, in nanoseconds since the epoch."""
+
+
+def datagrams_of(block: Block) -> Datagrams:
+    """
+    Find the datagrams of a block whose senders all have addresses of one length.
+
+    What is given does not change with the next receive, but for the bytes.
+    """
+    count = block.count
+    rows = np.arange(count)
+    starts = np.asarray(block.starts)[:count]
+    lengths = np.asarray(block.lengths)[:count].astype("i8")
+    if block.gro:
+        whole, room = starts, lengths
+        each = np.asarray(block.segments)[:count].astype("i8")
+        each = np.where(each, each, np.maximum(lengths, 1))
+        counts = np.maximum(-(-lengths // each), 1)
+        rows = np.repeat(rows, counts)
+        before = np.cumsum(counts) - counts
+        offsets = (np.arange(len(rows)) - before[rows]) * each[rows]
+        starts = whole[rows] + offsets
+        lengths = np.minimum(each[rows], room[rows] - offsets)
+    names: Any = np.frombuffer(
+        bytes(block.names[: count * block.name_stride]), f"V{block.name_stride}"
+    )
+    moments = np.asarray(block.seconds)[:count] * 1_000_000_000
+    moments += np.asarray(block.nanoseconds)[:count]
+    return Datagrams(starts, lengths, rows, names, moments)
 
 
 def _taker(service: Service, gathering: Gathering) -> _RowsTaker | None:
@@ -111,7 +155,7 @@ class Picked(NamedTuple):
 
 class Picker:
     """
-    Finds the frames of one message among many that begin at equal distances.
+    Finds the frames of one message among many.
 
     Args:
         layout: where the columns are in a frame.
@@ -125,35 +169,32 @@ class Picker:
         self.layout = layout
         self._tags = tags
         self._longest = longest
-        # Copied as bytes, whatever is in them.
-        self._whole = np.dtype(f"V{layout.size}")
         self._record = None if layout.records is None else layout.records.rows.dtype
         self._is_judged = bool(tags or layout.has_checks or layout.records)
         """Whether it takes more than the right length to be one."""
 
-    def pick(self, data: Any, stride: int, lengths: NDArray[Any]) -> Picked | None:
+    def pick(
+        self, data: Any, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> Picked | None:
         """
         Pick the message's frames.
 
         Args:
-            data: the bytes of all frames, each `stride` bytes behind the one before.
-            stride: bytes; no frame is longer.
-            lengths: bytes of each frame.
+            data: contiguous memory that all frames are in.
+            starts: where each begins.
+            lengths: bytes of each.
 
         Returns:
-            `None` if there can be none.
+            `None` if there are none.
         """
-        count = len(lengths)
-        if self.layout.size > stride or not count:
-            return None  # no frame is as long
-        frames: Any = np.ndarray((count,), self._whole, data, 0, (stride,))
         if self._record is None:
             good = lengths == self.layout.size  # and that is not too long
         else:
             good = (lengths >= self.layout.size) & (lengths <= self._longest)
-        whole = bool(good.all())
-        places = np.arange(count) if whole else np.flatnonzero(good)
-        heads = (frames.copy() if whole else frames[places]).view(self.layout.dtype)
+        places = np.flatnonzero(good)
+        if not len(places):
+            return None
+        heads = gathered(data, starts[places], self.layout.dtype)
         rows = counts = None
         if self._is_judged:
             fits = self.layout.matches(heads)
@@ -161,7 +202,8 @@ class Picker:
                 header = self.layout.parts["header"]
                 fits &= header.column(heads["header"], name) == value
             if self._record is not None:
-                rows, counts = self._records(data, stride, lengths, heads, places, fits)
+                starts, lengths = starts[places], lengths[places]
+                rows, counts = self._records(data, starts, lengths, heads, fits)
             if not fits.all():
                 heads, places = heads[fits], places[fits]
         return Picked(heads, rows, counts, places)
@@ -169,10 +211,9 @@ class Picker:
     def _records(
         self,
         data: Any,
-        stride: int,
-        lengths: NDArray[Any],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
         heads: NDArray[Any],
-        places: NDArray[Any],
         fits: NDArray[np.bool_],
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """
@@ -181,25 +222,14 @@ class Picker:
         record, size = self._record, self.layout.size
         assert record is not None
         assert self.layout.records is not None
-        each = record.itemsize
-        counts, rest = np.divmod(lengths[places].astype("i8") - size, each)
+        counts, rest = np.divmod(lengths - size, record.itemsize)
         fits &= rest == 0
         claimed = self.layout.counts(heads)
         if claimed is not None:
             fits &= claimed == counts
         while True:
-            taken, chosen = counts[fits], places[fits]
-            most = int(taken.max(initial=0))
-            # Those of a frame are one piece.
-            pieces: Any = np.ndarray(
-                (len(lengths),), f"V{most * each}", data, size, (stride,)
-            )
-            found = pieces.copy() if len(chosen) == len(lengths) else pieces[chosen]
-            rows = found.view(f"V{each}") if most else np.zeros(0, f"V{each}")
-            if not (taken == most).all():
-                table = rows.reshape(len(taken), most)
-                rows = table[np.arange(most) < taken[:, None]]
-            rows = rows.view(record)
+            taken = counts[fits]
+            rows = runs(data, starts[fits] + size, taken, record)
             good = self.layout.records.rows.matches(rows)
             if good.all():
                 return rows, taken
@@ -220,59 +250,35 @@ class _RowsTaker:
     def __init__(self, gathering: Gathering, picker: Picker) -> None:
         self._gathering = gathering
         self._picker = picker
-        self._block: Block | None = None
 
-    def take(self, block: Block) -> NDArray[np.bool_] | None:
+    def take(self, block: Block, found: Datagrams) -> NDArray[np.bool_] | None:
         """
         Take what is for the route; say which datagrams that were, `None` if all were.
         """
-        count = block.count
-        if block is not self._block:
-            self._know(block)
-        picked = self._picker.pick(block.data, block.stride, self._lengths[:count])
+        picked = self._picker.pick(block.data, found.starts, found.lengths)
+        mask = np.zeros(len(found.starts), np.bool_)
         if picked is None:
-            return np.zeros(count, np.bool_)
-        heads, rows, counts, places = taken = picked
+            return mask
+        heads, rows, counts, places = picked
+        mask[places] = True
         if counts is not None and not counts.all():  # one without records is no row
             some = counts > 0
             heads, counts, places = heads[some], counts[some], places[some]
         if len(heads):
-            self._give(block, heads, rows, counts, places)
-        if len(taken.places) == count:
-            return None
-        mask = np.zeros(count, np.bool_)
-        mask[taken.places] = True
-        return mask
+            self._give(block, found, Picked(heads, rows, counts, places))
+        return None if mask.all() else mask
 
-    def _know(self, block: Block) -> None:
-        """
-        Make the arrays that every receive fills anew.
-        """
-        self._block = block
-        self._lengths = np.asarray(block.lengths)
-        self._seconds = np.asarray(block.seconds)
-        self._nanoseconds = np.asarray(block.nanoseconds)
-        self._name = np.dtype(f"V{block.name_stride}")
+    def _give(self, block: Block, found: Datagrams, picked: Picked) -> None:
+        heads, rows, counts, places = picked
+        origins = found.rows[places]
         plain = block.addresses.plain
-        self._peer = lambda sender: Peer("udp", plain(sender))
-
-    def _give(
-        self,
-        block: Block,
-        heads: NDArray[Any],
-        rows: NDArray[Any] | None,
-        counts: NDArray[Any] | None,
-        places: NDArray[Any],
-    ) -> None:
-        count = block.count
-        names: Any = np.frombuffer(
-            bytes(block.names[: count * block.name_stride]), self._name
+        chunk = Chunk(
+            heads,
+            rows,
+            counts,
+            found.moments[origins],
+            found.names[origins],
+            lambda sender: Peer("udp", plain(sender)),
+            len(heads),
         )
-        if block.is_stamped:
-            times = self._seconds[places] * 1_000_000_000 + self._nanoseconds[places]
-        else:  # they came together
-            moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
-            times = np.full(len(heads), moment)
-        senders = names if len(places) == count else names[places]
-        chunk = Chunk(heads, rows, counts, times, senders, self._peer, len(heads))
         self._gathering.complete(self._gathering.add_chunk(chunk))

@@ -26,6 +26,7 @@ from protocols.netflow.templates import (
     variable_length,
 )
 from protocols.netflow.walk import HEADS, V5, Sets
+from protoserve.pieces import gathered, runs
 from protoserve.telemetry.tables import Frames, Origins
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class RowTables:
                 at, sizes = next(variable)
                 if column.kind != PADDING and self._is_wanted(column):
                     found[column.name] = _listed(column.kind, data, at, sizes)
-        heads = _gathered(data, frames.starts[part.frames], _head(layout.version))
+        heads = gathered(data, frames.starts[part.frames], _head(layout.version))
         for name, _, _ in _HEADS[layout.version]:
             if name not in found:
                 values = heads[name]
@@ -231,9 +232,9 @@ class RowTables:
             return {}
         dtype = _dtype(tuple(columns))
         if part.layout.is_fixed:
-            rows = _runs(data, starts, part.counts, dtype)
+            rows = runs(data, starts, part.counts, dtype)
         else:
-            rows = _gathered(data, starts, dtype)
+            rows = gathered(data, starts, dtype)
         found = {}
         for column in wanted:
             kind = column.kind
@@ -261,39 +262,6 @@ def joined(parts: list[pa.Table]) -> pa.Table:
     if len(parts) == 1:
         return parts[0]
     return pa.concat_tables(parts, promote_options="default")
-
-
-def _gathered(
-    data: NDArray[np.uint8], starts: NDArray[np.int64], dtype: np.dtype[Any]
-) -> Any:
-    """
-    Copy pieces of one layout from wherever they are.
-    """
-    size = dtype.itemsize
-    if not len(starts) or not size:
-        return np.zeros(len(starts), dtype)
-    pieces: Any = np.ndarray(
-        (len(data) - size + 1,), f"V{size}", np.ascontiguousarray(data), 0, (1,)
-    )
-    return pieces[starts].view(dtype)
-
-
-def _runs(
-    data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    dtype: np.dtype[Any],
-) -> Any:
-    """
-    Copy records that stand behind each other, so many from each start.
-    """
-    run = int(counts[0]) if len(counts) else 0
-    if run and (counts == run).all():  # as it mostly is: each run is one piece
-        return _gathered(data, starts, np.dtype((dtype, (run,)))).reshape(-1)
-    before = np.cumsum(counts) - counts
-    places = np.repeat(starts - before * dtype.itemsize, counts)
-    places += np.arange(len(places)) * dtype.itemsize
-    return _gathered(data, places, dtype)
 
 
 @functools.cache

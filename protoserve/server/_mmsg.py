@@ -47,8 +47,6 @@ _HEADER = struct.Struct("=QI4xQQQQi4xI4x")
 _VECTOR = struct.Struct("=QQ")
 _CONTROL = struct.Struct("=Qii")
 """struct cmsghdr: its length with the data after it, level, type."""
-_SIZE = struct.Struct("=Q")
-_INT = struct.Struct("=i")
 _SAME_LAYOUT = struct.calcsize("@PIPNPNi0PI0P") == _HEADER.size
 """Whether the system's C has this layout; time stamps differ too where it has not."""
 _WORDS = _HEADER.size // 4
@@ -140,7 +138,7 @@ class Block:
     The datagrams of one receive, in memory that the next one uses again.
 
     Row `i` of `count` has its bytes in `data` from ``i * stride`` on. The columns
-    `lengths`, `seconds` and `nanoseconds` are memoryviews of all rows, so that
+    `starts`, `lengths`, `seconds` and `nanoseconds` are memoryviews of all rows, so that
     ``numpy.asarray(block.lengths)[:block.count]`` copies nothing and stays valid
     for every later receive.
 
@@ -169,11 +167,6 @@ class Block:
         """How many there are."""
         self.gro = gro and _ask(sock, socket.IPPROTO_UDP, _UDP_GRO)
         """Whether a row may hold many datagrams, see `segments`."""
-        self.segments: list[int] = []
-        """
-        With `gro`: by row, the bytes of each datagram in it (the last one may be
-        shorter), or 0 if it holds one only.
-        """
         self._longest = longest
         self._room = _MOST_COALESCED if self.gro else longest
         self.stride = -(-self._room // _LINE) * _LINE + _LINE
@@ -182,6 +175,8 @@ class Block:
             self.stride += _LINE
         self.data = _memory(rows * self.stride)
         """The datagrams' bytes. A slice of it is a copy, as bytes."""
+        self.starts = memoryview(array("q", range(0, len(self.data), self.stride)))
+        """Where in `data` each row begins."""
         self.name_stride = name_size(sock.family)
         """Bytes from one row of `names` to the next."""
         self.names = bytearray(rows * self.name_stride)
@@ -191,7 +186,6 @@ class Block:
         self.is_internet = sock.family != getattr(socket, "AF_UNIX", None)
         """Whether all names have one length, and there are no others."""
         self._unpack_names = struct.Struct(f"{self.name_stride}s").iter_unpack
-        self._offsets = range(0, rows * self.stride, self.stride)
         self._portable = portable or _recvmmsg is None
         self.is_stamped = (
             timestamps
@@ -216,6 +210,12 @@ class Block:
         """When each row arrived: whole seconds since the epoch."""
         self.nanoseconds = numbers[3::step]
         """When each row arrived: nanoseconds beyond the whole second."""
+        place = (_STAMP_SPACE + _CONTROL.size) // 4
+        self.segments = memoryview(self._control).cast("i")[place :: 2 * step]
+        """
+        With `gro`: by row, the bytes of each datagram in it (the last one may be
+        shorter), or 0 if it holds one only. The kernel tells it behind the time.
+        """
 
     def _lay_out(self) -> memoryview:
         """
@@ -224,15 +224,12 @@ class Block:
         data, names, control = map(_address, (self.data, self.names, self._control))
         self._vectors = bytearray(
             b"".join(
-                _VECTOR.pack(data + offset, self._room) for offset in self._offsets
+                _VECTOR.pack(data + offset, self._room) for offset in self.starts
             )
         )
         vectors = _address(self._vectors)
         # Where the kernel does not write the time, we do.
         skipped = 0 if self.is_stamped else _STAMP_SPACE
-        self._control_starts = range(
-            skipped, len(self._control) + skipped, self._control_stride
-        )
         size = self._control_stride - skipped
         return memoryview(
             b"".join(
@@ -241,7 +238,7 @@ class Block:
                     self.name_stride,
                     vectors + row * _VECTOR.size,
                     1,
-                    control + self._control_starts[row] if size else 0,
+                    control + skipped + row * self._control_stride if size else 0,
                     size,
                     0,
                     0,
@@ -261,17 +258,18 @@ class Block:
             BlockingIOError: nothing waits.
             OSError: the socket says so.
         """
-        used, self._used = self._used * _HEADER.size, 0
+        used, self._used = self._used, 0
         self.count = 0
+        if self.gro:  # nothing is written for a row that holds one
+            self._control[:] = bytes(len(self._control))
         if not self._portable:
+            used *= _HEADER.size
             self._headers[:used] = self._template[:used]
             got: int = _recvmmsg(sock.fileno(), self._at, self.rows, _DONTWAIT, None)
             if got >= 0:
                 self.count = self._used = got
                 if not self.is_stamped:
                     self._stamp(0, got)
-                if self.gro:
-                    self.segments = [self._segment(row) for row in range(got)]
                 return got
             if ctypes.get_errno() not in _REFUSED:
                 raise _error()
@@ -281,8 +279,7 @@ class Block:
     def _receive_one_by_one(self, sock: socket.socket) -> int:
         room = socket.CMSG_SPACE(4) if self.gro else 0
         memory = memoryview(self.data)
-        self.segments = [0] * self.rows if self.gro else []
-        for row, offset in enumerate(self._offsets):
+        for row, offset in enumerate(self.starts):
             into = memory[offset : offset + self._room]
             try:
                 length, control, flags, address = sock.recvmsg_into(
@@ -309,20 +306,6 @@ class Block:
         self.seconds[start:stop] = array("q", [seconds]) * (stop - start)
         self.nanoseconds[start:stop] = array("q", [nanoseconds]) * (stop - start)
 
-    def _segment(self, row: int) -> int:
-        """
-        Read a row's segment size from its ancillary data.
-        """
-        place = self._control_starts[row]
-        (used,) = _SIZE.unpack_from(self._headers, row * _HEADER.size + _CONTROL_USED)
-        end = place + used
-        while place + _CONTROL.size <= end:
-            length, level, kind = _CONTROL.unpack_from(self._control, place)
-            if (level, kind) == (socket.IPPROTO_UDP, _UDP_GRO):
-                return int(_INT.unpack_from(self._control, place + _CONTROL.size)[0])
-            place += -(-length // 8) * 8
-        return 0
-
     def take_cut(self) -> list[Reply]:
         """
         Take out the datagrams that did not fit.
@@ -331,7 +314,9 @@ class Block:
             The sender's raw address and the first bytes of each.
         """
         if self.gro:
-            rows = zip(self.segments, self.lengths[: self.count], strict=False)
+            rows = zip(
+                self.segments[: self.count], self.lengths[: self.count], strict=True
+            )
             cut = [(segment or length) > self._longest for segment, length in rows]
         else:
             flags = self._flags[: self.count].tobytes()
@@ -354,7 +339,7 @@ class Block:
         """
         Take one row's datagrams that did not fit; say whether one is left.
         """
-        start, left = self._offsets[row], self.lengths[row]
+        start, left = self.starts[row], self.lengths[row]
         size = self.segments[row] or left if self.gro else left
         while left:
             if left < size and left <= self._longest:
@@ -364,7 +349,7 @@ class Block:
         if not left:
             return False
         # The last one of coalesced datagrams may be shorter than the others.
-        self.data.move(self._offsets[row], start, left)
+        self.data.move(self.starts[row], start, left)
         self.lengths[row], self.segments[row] = left, 0
         return True
 
@@ -379,7 +364,7 @@ class Block:
             *((self.segments,) if self.gro else ()),
         ):
             column[to] = column[row]
-        self.data.move(self._offsets[to], self._offsets[row], self.lengths[row])
+        self.data.move(self.starts[to], self.starts[row], self.lengths[row])
         size = self.name_stride
         name = self.names[row * size : (row + 1) * size]
         self.names[to * size : (to + 1) * size] = name
@@ -398,18 +383,31 @@ class Block:
             for place, length in zip(places, lengths, strict=True)
         ]
 
+    @property
+    def total(self) -> int:
+        """
+        How many datagrams there are in all rows.
+        """
+        if not self.gro:
+            return self.count
+        rows = zip(
+            self.segments[: self.count], self.lengths[: self.count], strict=True
+        )
+        return sum(-(-length // segment) if segment else 1 for segment, length in rows)
+
     def datagrams(self) -> Iterable[tuple[int, int, bytes]]:
         """
         Give each datagram's offset in `data`, its length and its sender's raw address.
         """
         lengths = self.lengths[: self.count].tolist()
-        rows = zip(self._offsets, lengths, self.senders(), strict=False)
+        rows = zip(self.starts, lengths, self.senders(), strict=False)
         return self._split(rows) if self.gro else rows
 
     def _split(
         self, rows: Iterable[tuple[int, int, bytes]]
     ) -> Iterator[tuple[int, int, bytes]]:
-        for segment, (start, length, sender) in zip(self.segments, rows, strict=False):
+        segments = self.segments[: self.count].tolist()
+        for segment, (start, length, sender) in zip(segments, rows, strict=True):
             if not segment:
                 yield start, length, sender
                 continue

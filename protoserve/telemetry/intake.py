@@ -22,6 +22,7 @@ import attrs
 import numpy as np
 
 from protoserve.account import Account
+from protoserve.columnar import datagrams_of
 from protoserve.session import Peer
 from protoserve.telemetry.tables import Frames
 
@@ -125,32 +126,24 @@ class Intake:
         """
         Take all datagrams of a block.
         """
-        count = block.count
-        lengths = np.asarray(block.lengths)[:count].astype("i8")
-        if block.gro or not block.is_internet:
+        if not block.is_internet:
             self._take_singly(block)
             return
-        if block.is_stamped:
-            seconds = np.asarray(block.seconds)[:count]
-            times = seconds * 1_000_000_000 + np.asarray(block.nanoseconds)[:count]
-        else:  # they came together
-            moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
-            times = np.full(count, moment)
-        data, starts = _laid_out(block.data, block.stride, lengths)
+        found = datagrams_of(block)
+        rows = found.rows
+        data, starts = _laid_out(block)
         memory, at = self._place(data)
-        names: Any = np.frombuffer(
-            bytes(block.names[: count * block.name_stride]), f"V{block.name_stride}"
-        )
         plain = block.addresses.plain
+        before = np.asarray(block.starts)[: block.count]
         self._put(
             _Piece(
                 memory,
                 at,
                 data.size,
-                starts,
-                lengths,
-                times,
-                names,
+                found.starts + (starts - before)[rows],
+                found.lengths,
+                found.moments[rows],
+                found.names[rows],
                 lambda n: Peer("udp", plain(n)),
             )
         )
@@ -344,22 +337,18 @@ def _comparable(names: NDArray[Any]) -> NDArray[Any]:
     return names.view(f"S{names.dtype.itemsize}")
 
 
-def _laid_out(
-    data: Any, stride: int, lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _laid_out(block: Block) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """
-    Look at datagrams that begin at equal distances without what is between them.
+    Look at a block's rows without what is between them; say where each begins then.
     """
-    count, longest = len(lengths), int(lengths.max(initial=0))
+    count, stride, data = block.count, block.stride, block.data
+    lengths = np.asarray(block.lengths)[:count].astype("i8")
+    longest = int(lengths.max(initial=0))
     if count * longest <= _WASTE * max(int(lengths.sum()), 64 * count):
         rows: Any = np.ndarray((count, longest), np.uint8, data, 0, (stride, 1))
         return rows, np.arange(count) * longest
-    pieces = [
-        data[start : start + length]
-        for start, length in zip(
-            range(0, count * stride, stride), lengths.tolist(), strict=False
-        )
-    ]
+    places = zip(block.starts[:count].tolist(), lengths.tolist(), strict=True)
+    pieces = [data[start : start + length] for start, length in places]
     return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(lengths) - lengths
 
 

@@ -6,22 +6,19 @@ at once, and no object is made for one. All other frames go through a session of
 sender's, as a server's would: that keeps what later frames refer to, and tells what is
 wrong with the bad ones. Messages that have a method `rows` say themselves what their rows
 are.
-
-Frames begin at equal distances here. Where some are much longer than the others, those are
-taken apart from them, so that the short ones need no room for what they do not have.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from protoserve.batch import Batch, Chunk, Source, layout_of
-from protoserve.columnar import Picker, picker_of
+from protoserve.columnar import Picked, Picker, picker_of
 from protoserve.errors import RemoteProtocolError
 from protoserve.events import NEED_DATA, MessageReceived
 from protoserve.messages import Message
@@ -47,8 +44,6 @@ __all__ = ["DeclaredTabulator", "table_name", "tabulator_of"]
 
 _MOST_SESSIONS = 10_000
 """Senders whose sessions are kept; the one that was silent longest is forgotten."""
-_ALIKE = 4
-"""By how much the room of the longest frame may exceed that of the mean one."""
 _ORIGIN = ("exporter", "received_at")
 
 
@@ -148,8 +143,7 @@ class DeclaredTabulator:
         Make tables of frames.
         """
         found = _Found(frames)
-        for places in _alike(frames):
-            self._tabulate(frames, places, found)
+        self._tabulate(frames, found)
         return Tables(found.tables(), refused=found.refused, sequences=found.sequences)
 
     def tick(self, now: float) -> Tables:
@@ -175,26 +169,19 @@ class DeclaredTabulator:
 
     # By columns ------------------------------------------------------------
 
-    def _tabulate(
-        self, frames: Frames, places: NDArray[np.int64], found: _Found
-    ) -> None:
-        left = np.ones(len(places), np.bool_)
-        if self._pickers:
-            data, stride, lengths = _grid(frames, places)
-            for cls, picker in self._pickers:
-                picked = picker.pick(data, stride, lengths)
-                if picked is None or not len(picked.places):
-                    continue
+    def _tabulate(self, frames: Frames, found: _Found) -> None:
+        left = np.ones(len(frames), np.bool_)
+        for cls, picker in self._pickers:
+            picked = picker.pick(frames.data, frames.starts, frames.lengths)
+            if picked is not None and len(picked.places):
                 left[picked.places] = False
-                self._add_columns(cls, picked, places[picked.places], found)
-        rest = places[left]
+                self._add_columns(cls, picked, found)
+        rest = np.flatnonzero(left)
         if len(rest):
             self._parse(frames, rest, found)
 
-    def _add_columns(
-        self, cls: type[Message], picked: Any, places: NDArray[np.int64], found: _Found
-    ) -> None:
-        frames = found.frames
+    def _add_columns(self, cls: type[Message], picked: Picked, found: _Found) -> None:
+        frames, places = found.frames, picked.places
         chunk = Chunk(
             picked.heads,
             picked.rows,
@@ -327,45 +314,6 @@ def _events(session: Session) -> tuple[list[MessageReceived], Exception | None]:
             if session.closed:
                 break
     return found, error
-
-
-def _alike(frames: Frames) -> Iterator[NDArray[np.int64]]:
-    """
-    Give the places of the frames, those of about one length together.
-    """
-    lengths = frames.lengths
-    if not len(lengths):
-        return
-    if int(lengths.max()) <= _ALIKE * max(64, int(lengths.mean())):
-        yield np.arange(len(lengths))
-        return
-    classes = np.frexp(lengths.astype("f8"))[1] // 2
-    for each in np.unique(classes):
-        yield np.flatnonzero(classes == each)
-
-
-def _grid(
-    frames: Frames, places: NDArray[np.int64]
-) -> tuple[Any, int, NDArray[np.int64]]:
-    """
-    Give frames at equal distances: as they are, if they are, else copied.
-    """
-    starts, lengths = frames.starts[places], frames.lengths[places]
-    longest = int(lengths.max())
-    if len(starts) == 1:
-        return frames.data[int(starts[0]) :], max(1, longest), lengths
-    distances = np.diff(starts)
-    stride = int(distances[0])
-    if stride >= longest and (distances == stride).all():
-        end = int(starts[0]) + stride * len(starts)
-        if end <= len(frames.data):
-            return frames.data[int(starts[0]) :], stride, lengths
-    copied = np.zeros((len(starts), max(1, longest)), np.uint8)
-    for row, (start, length) in enumerate(
-        zip(starts.tolist(), lengths.tolist(), strict=True)
-    ):
-        copied[row, :length] = frames.data[start : start + length]
-    return copied.reshape(-1), max(1, longest), lengths
 
 
 def _as_numbers(values: NDArray[Any]) -> NDArray[np.int64]:

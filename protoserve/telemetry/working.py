@@ -224,18 +224,11 @@ class FramesBlock:
     is_stamped = True
 
     def __init__(self, frames: Frames) -> None:
-        lengths = frames.lengths
-        self.rows = self.count = len(frames)
+        self.rows = self.count = self.total = len(frames)
         self.is_internet = all(p.transport == "udp" for p in frames.exporters)
-        self.stride = int(lengths.max(initial=1))
-        data = bytearray(self.count * self.stride)
-        for row, (start, length) in enumerate(
-            zip(frames.starts.tolist(), lengths.tolist(), strict=True)
-        ):
-            at = row * self.stride
-            data[at : at + length] = frames.data[start : start + length].data
-        self.data = bytes(data)
-        self.lengths = array("q", lengths.tolist())
+        self.data = frames.data.tobytes()
+        self.starts = array("q", frames.starts.tolist())
+        self.lengths = array("q", frames.lengths.tolist())
         seconds = frames.times // 1_000_000_000
         self.seconds = array("q", seconds.tolist())
         self.nanoseconds = array("q", (frames.times % 1_000_000_000).tolist())
@@ -249,8 +242,7 @@ class FramesBlock:
         """
         Give start, length and sender of each.
         """
-        starts = range(0, self.count * self.stride, self.stride)
-        return zip(starts, self.lengths, self._names, strict=True)
+        return zip(self.starts, self.lengths, self._names, strict=True)
 
 
 class _Addresses:

@@ -695,7 +695,7 @@ def test_coalesced_rows(portable, kit):
         segmented(client, b"abcdefg", 3)
         client.send(b"x")
         assert 2 == block.receive(server.socket)
-        assert [3, 0] == block.segments[:2]
+        assert [3, 0] == block.segments[:2].tolist()
         assert [7, 1] == block.lengths[:2].tolist()
 
 
