@@ -125,13 +125,14 @@ def _ours() -> Iterator[Server]:
             yield Server(name, "ours", ANSWER, f"ours_udp:answer:{mode}")
     if hasattr(protoserve, "batch_route"):
         mode = "batch" if "batch" in MODES else "single"
-        yield Server(
-            f"protoserve, {mode}, batch route",
-            "ours",
-            INGEST,
-            f"ours_udp:batches:{mode}",
-            module="numpy",
-        )
+        for name, function in (("", "batches"), (", GRO", "coalesced")):
+            yield Server(
+                f"protoserve, {mode}, batch route{name}",
+                "ours",
+                INGEST,
+                f"ours_udp:{function}:{mode}",
+                module="numpy",
+            )
 
 
 def _peers() -> Iterator[Server]:
@@ -184,6 +185,8 @@ def _limits() -> Iterator[Server]:
         for load in (*INGEST, *ANSWER):
             what = load.partition("-")[2]
             yield Server(name, "limit", (load,), program=("limit_udp", what, way))
+    program = ("limit_udp", "ingest", "gro")
+    yield Server("C, recvmmsg, GRO", "limit", INGEST, program=program)
 
 
 def all_servers() -> tuple[Server, ...]:

@@ -123,6 +123,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         limits=limits,
         receive_buffer=_size(options["receive_buffer"], "--receive-buffer"),
         kernel_times=options["kernel_times"],
+        gro=options["gro"],
         queue=_size(options["queue"], "--queue"),
         when_full=options["queue_full"],
         rate=options["rate"],

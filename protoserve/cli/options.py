@@ -25,6 +25,7 @@ __all__ = [
     "Drain",
     "Faults",
     "Fields",
+    "Gro",
     "Header",
     "LimitSettings",
     "Listen",
@@ -210,6 +211,14 @@ Drain = Annotated[
         callback=_finite,
         metavar="SECONDS",
         help="How long what is in flight may take to end, after SIGTERM.",
+    ),
+]
+Gro = Annotated[
+    bool,
+    typer.Option(
+        "--gro",
+        help="Let the kernel put datagrams together that one peer sent in a row; it "
+        "counts those that it drops together as one.",
     ),
 ]
 ServerCert = Annotated[

@@ -223,9 +223,7 @@ class Block:
         """
         data, names, control = map(_address, (self.data, self.names, self._control))
         self._vectors = bytearray(
-            b"".join(
-                _VECTOR.pack(data + offset, self._room) for offset in self.starts
-            )
+            b"".join(_VECTOR.pack(data + offset, self._room) for offset in self.starts)
         )
         vectors = _address(self._vectors)
         # Where the kernel does not write the time, we do.
@@ -390,9 +388,7 @@ class Block:
         """
         if not self.gro:
             return self.count
-        rows = zip(
-            self.segments[: self.count], self.lengths[: self.count], strict=True
-        )
+        rows = zip(self.segments[: self.count], self.lengths[: self.count], strict=True)
         return sum(-(-length // segment) if segment else 1 for segment, length in rows)
 
     def datagrams(self) -> Iterable[tuple[int, int, bytes]]:

@@ -47,8 +47,6 @@ _rare = RareLog(logger, interval=60.0)
 
 _BURST = 16
 """Blocks handled before the loop does what else is due."""
-_COALESCED_ROWS = 64
-"""Rows of a block with `gro`; each of them is 64 KiB."""
 _LONGEST_GATHER = 0.1
 _AMPLE = 4 << 20
 """Bytes of the kernel's queue that are enough for any gathering."""
@@ -159,8 +157,10 @@ class BatchMixIn(_Base):
 
     gro: bool = False
     """
-    Whether the kernel may put datagrams of one peer together (UDP_GRO). It pays where
-    a peer sends many of one size in a row.
+    Whether the kernel may put datagrams together that one peer has sent in a row
+    (UDP_GRO), which spares it most of the work for each; all but the last are of one
+    length. `batch_size` then counts what came together as one, and so does the kernel
+    what it drops: `kernel_drops` is the least that was lost.
     """
 
     receive_buffer: int | None = 4 * 1024 * 1024
@@ -222,7 +222,7 @@ class BatchMixIn(_Base):
         """
         How many datagrams the kernel dropped because its queue was full.
 
-        Always 0 where the system does not tell.
+        Those that came together count as one (`gro`). Always 0 where the system does not tell.
         """
         now = dropped_by_kernel(self.socket)
         if now is None:
@@ -342,8 +342,7 @@ class BatchMixIn(_Base):
         self.__check()
         self.__ask_for_room()  # the socket may be another one by now
         self.__pause = self.gather * min(1.0, self.__room() / _AMPLE)
-        rows = min(self.batch_size, _COALESCED_ROWS) if self.gro else self.batch_size
-        self.__block = self.__make_block(rows)
+        self.__block = self.__make_block(self.batch_size)
         make = getattr(self.RequestHandlerClass, "batch_side", None)
         side = None if make is None or self.__is_stepwise() else make(self)
         self.__side = side

@@ -88,6 +88,8 @@ class Settings:
     """Bytes of the kernel's queue to ask for, for each socket."""
     kernel_times: bool = False
     """Whether the kernel says when each datagram came, to the nanosecond."""
+    gro: bool = False
+    """Whether the kernel may put datagrams together, see `BatchMixIn.gro`."""
     queue: int = 64 << 20
     """Bytes of datagrams that may wait to be tabulated."""
     when_full: str = "block"
@@ -369,6 +371,7 @@ class Collecting:
         self.runner.bind()
         for server in self.runner.datagram_servers():
             server.timestamps = self.settings.kernel_times
+            server.gro = self.settings.gro
             server.receive_buffer = self.settings.receive_buffer
 
     def _all_folders(self) -> list[Path]:

@@ -24,6 +24,7 @@ from protoserve.server import (
     _mmsg,
 )
 from protoserve.server import batch as batch_module
+from tests.coalescing import gro, segmented
 
 linux = pytest.mark.skipif(_mmsg._recvmmsg is None, reason="there is no recvmmsg")
 
@@ -631,28 +632,6 @@ def test_columns_stay_valid(portable, kit):
             block.receive(server.socket)
             assert len(text) == lengths[0]
             assert text == data[: lengths[0]]
-
-
-def segmented(client, data, size):
-    """
-    Send many datagrams as one, as programs that care for speed do.
-    """
-    client.setsockopt(socket.IPPROTO_UDP, 103, size)
-    client.send(data)
-    client.setsockopt(socket.IPPROTO_UDP, 103, 0)
-
-
-def coalesces():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_UDP, 104, 1)
-            sock.setsockopt(socket.IPPROTO_UDP, 103, 8)
-        except OSError:
-            return False
-    return True
-
-
-gro = pytest.mark.skipif(not coalesces(), reason="there is no UDP_GRO")
 
 
 @gro

@@ -36,6 +36,7 @@ from protoserve import (
 from protoserve.serve import MODES, make_server
 from protoserve.server._mmsg import Block
 from protoserve.urls import Address
+from tests.coalescing import gro, send_together
 from tests.running import bound, ended, started
 from tests.service.gatherer import Export, Flow, Head, Note, Reading, gathered
 from tests.service.kit import PATIENCE, until
@@ -470,10 +471,10 @@ class Receiving:
     What mode batch has, without its loop.
     """
 
-    def __init__(self, handler, protocol=gathered):
+    def __init__(self, handler, protocol=gathered, *, gro=False):
         self.service = Service(protocol, handler)
         self.server = make_server(self.service, Address("udp", "127.0.0.1", 0), "batch")
-        self.block = Block(self.server.socket, 64, 2048)
+        self.block = Block(self.server.socket, 64, 2048, gro=gro)
         self.side = self.service.RequestHandlerClass.batch_side(self.server)
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.connect(self.server.server_address)
@@ -488,9 +489,14 @@ class Receiving:
         self.server.server_close()
 
     def take(self, *datagrams):
-        for datagram in datagrams:
-            self.sock.send(datagram)
-        assert len(datagrams) == self.block.receive(self.server.socket)
+        if self.block.gro:
+            rows = len(send_together(self.sock, datagrams))
+        else:
+            rows = len(datagrams)
+            for datagram in datagrams:
+                self.sock.send(datagram)
+        assert rows == self.block.receive(self.server.socket)
+        assert len(datagrams) == self.block.total
         self.side.batch(self.block)
 
 
@@ -508,15 +514,18 @@ PIECES = st.one_of(
 CUT = st.builds(lambda data, stop: data[: len(data) - stop], PIECES, st.integers(0, 3))
 
 
+@pytest.mark.parametrize("coalesced", [False, pytest.param(True, marks=gro)])
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(PIECES | CUT, min_size=1, max_size=12), max_size=3))
-def test_blocks_are_what_messages_are(blocks):
+@given(blocks=st.lists(st.lists(PIECES | CUT, min_size=1, max_size=12), max_size=3))
+def test_blocks_are_what_messages_are(coalesced, blocks):
     """Whatever arrives, blocks give the rows that single messages give."""
     single = given_to(Taker(), *(each for block in blocks for each in block))
     together = Taker()
-    with Receiving(together) as receiving:
+    with Receiving(together, gro=coalesced) as receiving:
         for block in blocks:
             receiving.take(*block)
+        received = receiving.service.account.balance().received
+    assert sum(map(len, blocks)) == received
     assert Counter(single.refused) == Counter(together.refused)
     for name in ("device", "packets", "text"):
         found = [
@@ -564,6 +573,21 @@ def test_no_object_for_a_row(monkeypatch):
         receiving.take(*(reading(i, i) for i in range(9)), export(1, (1, 2), (3, 4)))
     assert [*range(9)] == taker.batches[0]["device"].tolist()
     assert {"127.0.0.1"} == {peer.host for peer in taker.batches[0].peers}
+
+
+@gro
+def test_coalesced_without_an_object(monkeypatch):
+    """Datagrams that came as one become rows without parsing a message, too."""
+    taker = Taker()
+    with Receiving(taker, gro=True) as receiving:
+        monkeypatch.setattr(receiving.side, "_take", None)
+        monkeypatch.setattr(receiving.side, "_pump", None)
+        receiving.take(*(reading(i, i) for i in range(200)))
+        own = receiving.sock.getsockname()
+    assert [*range(200)] == taker.column("device")
+    assert {Peer("udp", own)} == {
+        peer for batch in taker.batches for peer in batch.peers
+    }
 
 
 def test_peers_of_blocks():

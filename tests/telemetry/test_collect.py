@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from protoserve.journal import read_journal
+from tests.coalescing import gro, send_together
 from tests.service.kit import until
 from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
 from tests.telemetry.stations import Notes, Status, framed, reading
@@ -75,6 +76,23 @@ def test_rows_of_all_kinds(tmp_path):
     letters = [*read_journal(tmp_path / "stations-spool" / "dead-letters.jsonl")]
     assert sorted(bad) == sorted(letter.raw for letter in letters)
     assert all(letter.outcome.startswith("malformed: ") for letter in letters)
+
+
+@gro
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_coalesced(tmp_path, workers):
+    """What the kernel has put together is counted and stored one by one."""
+    options = ("--gro", "--into", "a.duckdb", "--workers", workers)
+    with collect(tmp_path, *UDP, *options) as running, sender(running.port) as sock:
+        good = [reading(number, number) for number in range(1000)]
+        notes = [framed(Notes(n, ["text"]), 2) for n in range(10)]
+        for datagrams in (good[:500], notes, [b"\xff" * 9], good[500:]):
+            send_together(sock, datagrams)
+        running.await_metric("datagrams_delivered_total", 1010)
+        assert 0 == running.stop()
+        assert (1011, 1011) == balanced(running.last())
+    assert [(2000,)] == query(tmp_path / "a.duckdb", "select count(*) from readings")
+    assert [(10,)] == query(tmp_path / "a.duckdb", "select count(*) from lines")
 
 
 def test_streams(tmp_path):

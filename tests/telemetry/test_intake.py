@@ -2,19 +2,29 @@
 The queue between receiving and tabulating, and the rates of exporters.
 """
 
+import socket
 import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from protoserve import Peer
 from protoserve.account import Account
+from protoserve.server.batch import Block
 from protoserve.telemetry.intake import OVERHEAD, Intake
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames
+from tests.coalescing import gro, send_together
 from tests.service.kit import until
 
 PEER = Peer("udp", ("192.0.2.1", 1))
+BLOCK = st.lists(
+    st.builds(bytes, st.sampled_from([0, 1, 5, 5, 5, 5, 40, 1300])),
+    min_size=1,
+    max_size=40,
+)
 OTHER = Peer("udp", ("192.0.2.2", 1))
 
 
@@ -87,6 +97,33 @@ def test_small_datagrams():
     assert 10 == len(intake)
     frames = intake.gather(0.0, 4 * OVERHEAD, 0.0)
     assert 4 == len(frames)
+
+
+@pytest.mark.parametrize("coalesced", [False, pytest.param(True, marks=gro)])
+@settings(max_examples=60, deadline=None)
+@given(blocks=st.lists(BLOCK, min_size=1, max_size=3))
+def test_blocks(coalesced, blocks):
+    """What blocks bring comes out in order, however it came together."""
+    account = Account()
+    intake = Intake(account)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        receiving.bind(("127.0.0.1", 0))
+        block = Block(receiving, 64, 2048, gro=coalesced)
+        sending.connect(receiving.getsockname())
+        for datagrams in blocks:
+            send_together(sending, datagrams)
+            block.receive(receiving)
+            intake.take(block)
+        own = sending.getsockname()
+    assert sum(map(len, blocks)) == account.balance().received
+    frames = intake.gather(0.0, 1 << 20, 0.0)
+    expected = [each for datagrams in blocks for each in datagrams]
+    assert expected == [frames.frame(i) for i in range(len(frames))]
+    assert [Peer("udp", own)] == list(frames.exporters)
+    assert sorted(frames.times.tolist()) == frames.times.tolist()
 
 
 def test_unknown_policy():

@@ -1,13 +1,15 @@
 /*
  * The machine's limit for datagrams: one thread that decodes every field.
  *
- * limit_udp ingest|answer batch|single PORT EVERY BUFFER: takes datagrams by recvmmsg
- * or one at a time, and answers them or not. After every EVERY datagrams it says how
+ * limit_udp ingest|answer batch|single|gro PORT EVERY BUFFER: takes datagrams by recvmmsg
+ * or one at a time, and answers them or not; or lets the kernel put those of one peer
+ * together (UDP_GRO), which are not answered. After every EVERY datagrams it says how
  * many there were and the last one's number. BUFFER is the socket's, in bytes.
  */
 #include "common.h"
+#include <netinet/udp.h>
 
-enum { BATCH = 256, ROOM = 256 };
+enum { BATCH = 256, ROOM = 256, COALESCED = 65536 };
 
 static uint8_t data[BATCH][ROOM];
 static struct mmsghdr messages[BATCH];
@@ -87,6 +89,38 @@ static void in_batches(int fd, int answer)
     }
 }
 
+static void coalesced(int fd)
+{
+    static uint8_t rows[BATCH][COALESCED];
+    static char control[BATCH][CMSG_SPACE(sizeof(int))];
+    int on = 1;
+    if (setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on))
+        die("UDP_GRO");
+    for (int i = 0; i < BATCH; i++) {
+        bytes[i] = (struct iovec){rows[i], COALESCED};
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &bytes[i],
+                                              .msg_iovlen = 1,
+                                              .msg_name = &sources[i],
+                                              .msg_control = control[i]};
+    }
+    for (;;) {
+        for (int i = 0; i < BATCH; i++) {
+            messages[i].msg_hdr.msg_namelen = sizeof sources[i];
+            messages[i].msg_hdr.msg_controllen = sizeof control[i];
+        }
+        int n = recvmmsg(fd, messages, BATCH, MSG_WAITFORONE, NULL), taken_now = 0;
+        for (int i = 0; i < n; i++) {
+            struct cmsghdr *c = CMSG_FIRSTHDR(&messages[i].msg_hdr);
+            int length = messages[i].msg_len, each = length ? length : 1;
+            if (c && c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO)
+                memcpy(&each, CMSG_DATA(c), sizeof each);
+            for (int at = 0; at < length; at += each, taken_now++)
+                decode(rows[i] + at, length - at < each ? length - at : each);
+        }
+        account(taken_now);
+    }
+}
+
 int main(int argc, char **argv)
 {
     alarm(LIFETIME);
@@ -101,5 +135,7 @@ int main(int argc, char **argv)
     if (bind(fd, (void *)&address, sizeof address))
         die("bind");
     say("ready");
+    if (!strcmp(argv[2], "gro"))
+        coalesced(fd);
     strcmp(argv[2], "batch") ? one_by_one(fd, answer) : in_batches(fd, answer);
 }

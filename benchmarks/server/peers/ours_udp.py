@@ -81,8 +81,11 @@ class Store:
         return Stored(message.value, message.at, message.low, message.high)
 
 
-def _datagrams(service: Service, options: Options, mode: str) -> None:
+def _datagrams(
+    service: Service, options: Options, mode: str, *, gro: bool = False
+) -> None:
     server = make_server(service, Address("udp", HOST, options.port), mode)
+    server.gro = gro
     enlarge(server.socket, options.buffer)
     ready()
     server.serve_forever()
@@ -102,7 +105,14 @@ def answer(options: Options, mode: str) -> None:
     _datagrams(Service(sampling, Store()), options, mode)
 
 
-def batches(options: Options, mode: str) -> None:
+def coalesced(options: Options, mode: str) -> None:
+    """
+    Likewise as `batches`, with datagrams that the kernel may put together.
+    """
+    batches(options, mode, gro=True)
+
+
+def batches(options: Options, mode: str, *, gro: bool = False) -> None:
     """
     Take datagrams: a route that is called with columns.
     """
@@ -115,4 +125,5 @@ def batches(options: Options, mode: str) -> None:
         def readings(self, batch: protoserve.Batch[Reading]) -> None:
             self.tally.add(int(batch["seq"][-1]), len(batch))
 
-    _datagrams(Service(telemetry, Columns(Tally(options.every))), options, mode)
+    service = Service(telemetry, Columns(Tally(options.every)))
+    _datagrams(service, options, mode, gro=gro)

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BURST = 32, TOGETHER = 16, MOST = 4096, LONGEST = 65507, LIFETIME = 300 };
+enum { BURST = 32, TOGETHER = 64, MOST = 4096, LONGEST = 65507, LIFETIME = 300, SHORT = 128 };
 static const double SEGMENTED = 100e3;
 
 static unsigned char *datagrams[MOST];
@@ -99,7 +99,7 @@ int main(int argc, char **argv)
         equal &= lengths[i] == lengths[0];
         widest = lengths[i] > widest ? lengths[i] : widest;
     }
-    int together = equal && !sources && widest * TOGETHER < 1400 && rate > SEGMENTED
+    int together = equal && !sources && widest <= SHORT && rate > SEGMENTED
                        ? TOGETHER : 1;
     double start = now(), at;
     while (sent < total) {

@@ -13,6 +13,7 @@ from protoserve.cli.metrics import Metrics, Otlp
 from protoserve.cli.options import (
     AsJsonLines,
     Drain,
+    Gro,
     LimitSettings,
     LogFormat,
     Verbose,
@@ -124,6 +125,7 @@ def collect(
             help="Have the kernel say when each datagram came; it costs some speed.",
         ),
     ] = False,
+    gro: Gro = False,
     queue: Annotated[
         str,
         typer.Option(metavar="SIZE", help="How much may wait in memory to be decoded."),
@@ -172,6 +174,7 @@ def collect(
         "spool_full": spool_full,
         "receive_buffer": receive_buffer,
         "kernel_times": kernel_times,
+        "gro": gro,
         "queue": queue,
         "queue_full": queue_full,
         "rate": rate,

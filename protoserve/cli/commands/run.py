@@ -14,6 +14,7 @@ from protoserve.cli.metrics import Metrics, served
 from protoserve.cli.options import (
     MODES,
     Drain,
+    Gro,
     LimitSettings,
     Listen,
     LogFormat,
@@ -66,6 +67,7 @@ def run(
             "prefork: one a CPU.",
         ),
     ] = None,
+    gro: Gro = False,
     limit: LimitSettings = None,
     drain: Drain = 10.0,
     tls_cert: Annotated[
@@ -125,10 +127,14 @@ def run(
     )
     if journal is not None:
         service.journal = open_journal(journal)
+    if gro and mode != "batch":
+        raise CommandError(f"--gro is for datagrams in mode batch, not {mode}")
     runner = Runner(service, addresses, mode, drain, workers, tls)
     try:
         runner.open()
         _bind(runner)
+        for server in runner.datagram_servers():
+            server.gro = gro
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         signal.signal(signal.SIGHUP, lambda *_: runner.reload())
