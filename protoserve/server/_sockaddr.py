@@ -53,7 +53,7 @@ class AddressBook:
         """
         known = self._plain.get(raw)
         if known is None and len(raw) > _FAMILY.size:
-            known = self._decode(raw)
+            known = self.decode(raw)
             self._remember(raw, known)
         return known
 
@@ -79,7 +79,10 @@ class AddressBook:
         self._plain[raw] = address
         self._raw[address] = raw
 
-    def _decode(self, raw: bytes) -> Any:
+    def decode(self, raw: bytes) -> Any:
+        """
+        Translate an address, for those who remember it themselves.
+        """
         if self._family == socket.AF_INET:
             _, port, host = _INET.unpack(raw)
             return socket.inet_ntoa(host), _PORT.unpack(port)[0]

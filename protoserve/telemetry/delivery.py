@@ -164,6 +164,8 @@ class Delivery:
         self._never = threading.Event()
         self._deadline = 0.0
         self._open = False
+        self._cut_off = False
+        """Whether the log could not be reached the last time."""
         self._odd = 0
         self._typical = 1.0
         self._looked = 0.0
@@ -191,16 +193,21 @@ class Delivery:
         """
         Deliver what is there, for so many seconds at most; the rest stays in the log.
 
+        A log that is not there is not waited for.
+
         Returns:
             Whether the thread has ended; a sink may hold it for longer.
         """
+        if self._cut_off:
+            drain = 0.0
         self._deadline = time.monotonic() + drain
         self._closing.set()
         if self._thread is None:
             return True
         self._thread.join(drain + _GRACE)
         if self._thread.is_alive():
-            logger.warning("%s: the sink does not come back; it is left", self.group)
+            what = "log" if self._cut_off else "sink"
+            logger.warning("%s: the %s does not come back; it is left", self.group, what)
             return False
         return True
 
@@ -384,10 +391,14 @@ class Delivery:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return step()
+                done = step()
             except (SinkUnavailableError, LogUnavailableError) as error:
+                self._cut_off = isinstance(error, LogUnavailableError)
                 self.stats.retries += 1
                 self._wrong(str(error))
+            else:
+                self._cut_off = False
+                return done
             self._note_lag()  # it grows while nothing can be stored
             self._pause(pause * self._random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -133,7 +133,7 @@ class Intake:
         rows = found.rows
         data, starts = _laid_out(block)
         memory, at = self._place(data)
-        plain = block.addresses.plain
+        decode = block.addresses.decode
         before = np.asarray(block.starts)[: block.count]
         self._put(
             _Piece(
@@ -144,7 +144,7 @@ class Intake:
                 found.lengths,
                 found.moments[rows],
                 found.names[rows],
-                lambda n: Peer("udp", plain(n)),
+                lambda n: Peer("udp", decode(n)),
             )
         )
 
@@ -319,7 +319,7 @@ class Intake:
         peer = peers.get(name) if len(name) > 1 else None
         if peer is None:
             peer = piece.peer(name)
-            peer = peers.setdefault((peer.transport, peer.address), peer)
+            peer = peers.setdefault(peer, peer)
             if len(name) > 1:
                 peers[name] = peer
             if len(peers) > 2 * _MOST_PEERS:

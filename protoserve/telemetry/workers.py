@@ -1,8 +1,9 @@
 """
 A worker as a whole: from a log to a handler, to sinks, or to both.
 
-Each sink reads as a group of its own, so that a slow one holds up nobody: the group's name,
-and the sink's if there are several ways.
+Each sink reads as a group of its own, so that a slow one holds up nobody. The handler, or
+the first sink where there is none, has the group's name; each of the others has the name and
+its sink's kind, so that a sink that is added behind them changes nobody's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from protoserve.telemetry.logs.base import Log, LogUnavailableError
 from protoserve.telemetry.logs.registry import open_log
 from protoserve.telemetry.metrics import Figures, SinkFigures
 from protoserve.telemetry.putaside import PutAside
+from protoserve.telemetry.sinks.places import check_place
 from protoserve.telemetry.sinks.registry import open_sink
 from protoserve.telemetry.targets import without_secrets
 from protoserve.telemetry.working import Handling, Unpacking
@@ -64,23 +66,25 @@ class Working:
         since: float | None = None,
         drain: float = 10.0,
     ) -> None:
+        sinks = [open_sink(url) for url in into]
+        for sink in sinks:
+            check_place(sink.url)
         self._log: Log = open_log(source, name=protocol.name)
         self._drain = drain
         self._stopping = threading.Event()
         self._service = service
         self._unpackings: list[Unpacking] = []
         self._ways: list[tuple[str, Handling | Delivery]] = []
-        several = len(into) + (service is not None) > 1
+        kinds = [sink.url.partition(":")[0] for sink in sinks]
+        if service is not None:
+            kinds.insert(0, "")
+        self._groups = _groups(group, kinds)
+        sink_groups = self._groups[len(kinds) - len(into) :]
         aside = PutAside(folder / "refused")
-        self._groups: list[str] = []
         if service is not None:
             handling = Handling(self._log, group, service, aside)
             self._ways.append((type(service.handler).__name__, handling))
-            self._groups.append(group)
-        for number, url in enumerate(into):
-            sink = open_sink(url)
-            kind = url.partition(":")[0]
-            own = f"{group}-{kind}-{number}" if several else group
+        for own, url, sink in zip(sink_groups, into, sinks, strict=True):
             unpack = Unpacking(protocol, folder)
             self._unpackings.append(unpack)
             delivery = Delivery(
@@ -93,7 +97,6 @@ class Working:
                 aside=aside,
             )
             self._ways.append((without_secrets(url), delivery))
-            self._groups.append(own)
         self._since = since
 
     def _seek(self, group: str, since: float) -> None:
@@ -171,3 +174,14 @@ class Working:
             for name, way in self._ways
         )
         return Figures(balance=balance, sinks=sinks)
+
+
+def _groups(group: str, kinds: Sequence[str]) -> list[str]:
+    """
+    Name the group of each way: the first one's, and others' by their kinds.
+    """
+    found = [group]
+    for place, kind in enumerate(kinds[1:], 1):
+        before = kinds[1:place].count(kind)
+        found.append(f"{group}-{kind}" + (f"-{before + 1}" if before else ""))
+    return found[: len(kinds)]

@@ -39,6 +39,8 @@ __all__ = ["Handling", "Unpacking"]
 
 logger = logging.getLogger("protoserve")
 
+_GRACE = 2.0
+"""Seconds in which a log that is not there may say so."""
 _MOST = 32
 """Entries that are taken at a time."""
 _LOOK = 0.2
@@ -114,7 +116,8 @@ class Handling:
         self._aside = aside
         self._rare = RareLog(logger, 60.0)
         self._closing = threading.Event()
-        self._deadline = 0.0
+        self._cut_off = False
+        """Whether the log could not be reached the last time."""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -133,11 +136,10 @@ class Handling:
         Returns:
             Whether the thread has ended in time.
         """
-        self._deadline = time.monotonic() + drain
         self._closing.set()
         if self._thread is None:
             return True
-        self._thread.join(drain)
+        self._thread.join(min(drain, _GRACE) if self._cut_off else drain)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -152,6 +154,7 @@ class Handling:
                 finally:
                     consumer.close()
             except LogUnavailableError as error:
+                self._cut_off = True
                 self.stats.retries += 1
                 self.stats.last_error = str(error)
                 text = "%s: %s; it is tried again"
@@ -164,6 +167,7 @@ class Handling:
         side = self._service.RequestHandlerClass.batch_side(_NoServer())
         while not self._closing.is_set():
             entries = consumer.take(_MOST, _LOOK)
+            self._cut_off = False
             side.attend()
             for entry in entries:
                 self._handle(side, entry)

@@ -13,6 +13,7 @@ import pytest
 
 from protocols.netflow.prefacing import template_datagrams
 from protocols.netflow.templates import Template
+from protoserve.telemetry.workers import _groups
 from tests.service.kit import until
 from tests.telemetry.logs.cluster import nats_cluster
 from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
@@ -95,6 +96,35 @@ def test_from_the_beginning(tmp_path):
                 assert 0 == worker.stop()
             (tmp_path / "worker" / "stdout").unlink()
         assert 50 * SAMPLES == count(tmp_path / "worker")
+
+
+@pytest.mark.parametrize("target", ["stations", "app"])
+def test_a_log_that_is_away(tmp_path, target):
+    """What cannot be reached is told, and is not waited for in the end."""
+    into = ("--into", "sqlite:store.sqlite") if target == "stations" else ()
+    away = "nats://127.0.0.1:9"
+    patient = ("--drain", "600")
+    whole = f"{STATIONS}:{target}"
+    with work(tmp_path, away, "g", *into, *patient, target=whole) as worker:
+        until(lambda: "Connect call failed" in worker.errors, PATIENCE)
+        assert 0 == worker.stop()
+
+
+def test_groups():
+    """A way's group does not depend on the sinks behind it, nor on other kinds."""
+    kinds = ["", "sqlite", "duckdb", "sqlite"]
+    assert ["g", "g-sqlite", "g-duckdb", "g-sqlite-2"] == _groups("g", kinds)
+    assert ["g", "g-duckdb"] == _groups("g", ["sqlite", "duckdb"])
+    assert ["g"] == _groups("g", [""])
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    """A sink that can store nothing is told before anything is begun."""
+    words = ("work", f"{STATIONS}:stations", "--from", "nats://127.0.0.1:9")
+    words += ("--group", "g", "--into", f"sqlite:{tmp_path}")
+    with command(tmp_path, *words) as worker:
+        assert 2 == worker.process.wait(PATIENCE)
+        assert "it cannot be written: Is a directory" in worker.errors
 
 
 def delivered(worker):
