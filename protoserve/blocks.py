@@ -28,7 +28,7 @@ from protoserve.server.batch import Block, Reply
 
 if TYPE_CHECKING:
     from protoserve.columnar import RowsTakers
-    from protoserve.connections import Conversation
+    from protoserve.datagrams import Conversation
     from protoserve.service import Service
     from protoserve.session import Session
 

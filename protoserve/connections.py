@@ -7,8 +7,7 @@ answers out, with the limits' deadlines on both ways. The socket never blocks by
 itself; waiting is done here, so that a write has its own deadline while another
 thread reads, and so that draining can end a wait.
 
-A datagram is one call. The conversation with its sender is kept in the service's
-table of peers.
+A datagram is one call, see `protoserve.datagrams`.
 """
 
 from __future__ import annotations
@@ -22,34 +21,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
-
+from protoserve.datagrams import receive_datagram
 from protoserve.deadlines import GOOD_PART, GOODBYE, MOST_PUSHED, Deadlines
 from protoserve.dispatch import Outcome, complete
 from protoserve.errors import PeerTimeoutError
 from protoserve.server.handlers import BaseRequestHandler
-from protoserve.session import Peer, Session
+from protoserve.session import Peer
 
 if TYPE_CHECKING:
     from protoserve.service import Service
 
-__all__ = ["Connection", "Conversation", "ServiceHandler"]
+__all__ = ["Connection", "ServiceHandler"]
 
 _READ_SIZE = 64 * 1024
 _LONGEST_WAIT = 3600.0
 """Seconds of one wait in the kernel; its own bound is some 24 days."""
-
-
-@attrs.define
-class Conversation:
-    """
-    The conversation with a datagram peer. One datagram at a time is handled.
-    """
-
-    session: Session
-    lock: threading.RLock = attrs.field(factory=threading.RLock)
-    begun: bool = False
-    """Whether the handler was told of it."""
 
 
 class ServiceHandler(BaseRequestHandler):
@@ -610,42 +596,3 @@ def _disconnect(error: Exception) -> OSError:
     if isinstance(error, ConnectionError | PeerTimeoutError):
         return error
     return ConnectionAbortedError(str(error))
-
-
-def receive_datagram(
-    service: Service, server: Any, sock: socket.socket, data: bytes, address: Any
-) -> None:
-    """
-    Handle one datagram.
-    """
-    with service.account.handling():
-        _receive_datagram(service, server, sock, data, address)
-
-
-def _receive_datagram(
-    service: Service, server: Any, sock: socket.socket, data: bytes, address: Any
-) -> None:
-    while True:
-        conversation = service.conversation(server, sock, address)
-        with conversation.lock:
-            # Closed already: by another thread, while we waited perhaps.
-            done = not conversation.session.closed
-            if not done or not _converse(service, conversation, data):
-                service.forget(server, address, conversation)
-            if done:
-                return
-
-
-def _converse(service: Service, conversation: Conversation, data: bytes) -> bool:
-    """
-    Handle a datagram of a conversation; say whether that goes on.
-    """
-    session = conversation.session
-    if not conversation.begun:
-        conversation.begun = True
-        if not service.done(service.dispatcher.connected(session)):
-            return False
-    session.receive_data(data)
-    if not service.answer(session):
-        return False
-    return session.peer is not None and bool(session.peer.address)

@@ -27,7 +27,8 @@ import attrs
 
 from protoserve.account import Account
 from protoserve.background import BackgroundLoop
-from protoserve.connections import Conversation, ServiceHandler
+from protoserve.connections import ServiceHandler
+from protoserve.datagrams import Conversation
 from protoserve.dispatch import Dispatcher, Outcome, Policies, Policy, complete
 from protoserve.errors import DeclarationError
 from protoserve.framing import Datagram

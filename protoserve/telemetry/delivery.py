@@ -207,7 +207,9 @@ class Delivery:
         self._thread.join(drain + _GRACE)
         if self._thread.is_alive():
             what = "log" if self._cut_off else "sink"
-            logger.warning("%s: the %s does not come back; it is left", self.group, what)
+            logger.warning(
+                "%s: the %s does not come back; it is left", self.group, what
+            )
             return False
         return True
 

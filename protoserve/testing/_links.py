@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from protoserve.connections import Conversation
+from protoserve.datagrams import Conversation
 from protoserve.deadlines import Deadlines
 from protoserve.dispatch import Outcome, complete_async
 from protoserve.session import Peer, Session
