@@ -122,13 +122,13 @@ def run(
     service = load(target, Service, "examples.dns_server:app")
     for assignment in limit or ():
         service.limits = service.limits.with_text(assignment)
+    if gro and mode != "batch":
+        raise CommandError(f"--gro is for datagrams in mode batch, not {mode}")
     tls = tls_context(
         addresses, tls_cert or (), tls_key or (), tls_client_ca, tls_alpn or ()
     )
     if journal is not None:
         service.journal = open_journal(journal)
-    if gro and mode != "batch":
-        raise CommandError(f"--gro is for datagrams in mode batch, not {mode}")
     runner = Runner(service, addresses, mode, drain, workers, tls)
     try:
         runner.open()
