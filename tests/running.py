@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def started(command, *, cwd=ROOT):
         finally:
             killer.cancel()
             end()
+
+
+def ran(program, *arguments, cwd=ROOT):
+    """
+    Run a program of Python's, given as text, to its end.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=cwd,
+        check=False,
+    )
 
 
 def bound(process, count=1):

@@ -5,13 +5,12 @@ The public face.
 import ast
 import importlib
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import protoserve
+from tests.running import ran
 
 MODULES = sorted(
     module.name
@@ -62,10 +61,8 @@ def test_import_is_light():
     heavy = ("asyncio", "numpy", "rich", "typer", "click", "uvloop", "hypothesis")
     program = f"import sys, protoserve; print(*({heavy!r} & sys.modules.keys()))"
     program = program.replace(repr(heavy), repr(set(heavy)))
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "" == ran.stdout.strip()
+    done = ran(program)
+    assert "" == done.stdout.strip()
 
 
 LATE = ("protoserve", "protoserve.framing", "protoserve.testing")
@@ -93,10 +90,8 @@ def test_late_names_are_listed_and_importable(name):
         f"space = {{}}; exec('from {name} import *', space); "
         "print(listed, before, all_ - space.keys())"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "True set() set()" == ran.stdout.strip()
+    done = ran(program)
+    assert "True set() set()" == done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", LATE)

@@ -16,6 +16,7 @@ from protoserve.cli.completing import rejoin_words
 from protoserve.cli.targets import targets_here
 from protoserve.protocol import Protocol
 from tests.cli.kit import ROOT
+from tests.running import ran
 from tests.test_docs import table
 
 CALL = ["call", "protocols.modbus:modbus", "tcp://127.0.0.1:1"]
@@ -121,8 +122,8 @@ def test_scripts(command, shell, tmp_path):
     if (program := shutil.which(shell)) is not None:
         script = tmp_path / "script"
         script.write_text(out)
-        ran = subprocess.run([program, "-n", script], capture_output=True, text=True)
-        assert (0, "") == (ran.returncode, ran.stderr)
+        done = subprocess.run([program, "-n", script], capture_output=True, text=True)
+        assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_in_bash(tmp_path):
@@ -140,14 +141,14 @@ def test_in_bash(tmp_path):
         _protoserve_completion protoserve
         echo "${COMPREPLY[*]}"
     """
-    ran = subprocess.run(
+    done = subprocess.run(
         [bash, "-c", script],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )
-    assert ("ReadHoldingRegisters\n", "") == (ran.stdout, ran.stderr)
+    assert ("ReadHoldingRegisters\n", "") == (done.stdout, done.stderr)
 
 
 def test_targets_are_found_without_running_them(tmp_path, monkeypatch):
@@ -187,10 +188,8 @@ def test_help_is_quick():
     program = (
         f"import sys, protoserve.cli.commands; print(*({heavy!r} & sys.modules.keys()))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True
-    )
-    assert ("", "") == (ran.stdout.strip(), ran.stderr)
+    done = ran(program)
+    assert ("", "") == (done.stdout.strip(), done.stderr)
     assert serve.MODES == options.MODES
 
 

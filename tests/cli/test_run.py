@@ -19,6 +19,7 @@ import protoserve.cli
 from protoserve.cli import commands
 from protoserve.serve import MODES
 from tests.cli.kit import ROOT, in_mode
+from tests.running import ran
 from tests.service.kit import PATIENCE, Ping, Pong, Text, until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,7 +33,7 @@ def failed(*arguments, cwd=ROOT):
     """
     Run a command that cannot work; give its one line.
     """
-    ran = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "protoserve", *arguments],
         capture_output=True,
         text=True,
@@ -40,9 +41,9 @@ def failed(*arguments, cwd=ROOT):
         timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert (2, "") == (ran.returncode, ran.stdout), ran.stderr
-    assert 1 == len(ran.stderr.splitlines()), ran.stderr
-    return ran.stderr.rstrip("\n")
+    assert (2, "") == (done.returncode, done.stdout), done.stderr
+    assert 1 == len(done.stderr.splitlines()), done.stderr
+    return done.stderr.rstrip("\n")
 
 
 # Serving -------------------------------------------------------------------
@@ -376,14 +377,12 @@ sys.modules["typer"] = None
 from protoserve.cli import main
 main()
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
-    )
+    done = ran(program)
     expected = (
         "protoserve: the command line needs typer; install it with "
         "pip install 'protoserve[cli]'\n"
     )
-    assert (2, expected) == (ran.returncode, ran.stderr)
+    assert (2, expected) == (done.returncode, done.stderr)
 
 
 def test_metrics_without_their_extra():
@@ -396,26 +395,24 @@ sys.argv[1:] = ["run", "tests.cli.station:later", "--listen", "tcp://127.0.0.1:0
 sys.argv += ["--metrics", "127.0.0.1:0"]
 main()
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
-    )
+    done = ran(program)
     expected = (
         "protoserve: metrics need numpy; install it with "
         "pip install 'protoserve[prometheus]'\n"
     )
-    assert (2, expected) == (ran.returncode, ran.stderr)
+    assert (2, expected) == (done.returncode, done.stderr)
 
 
 def test_version():
     """The program says which version it is, installed or not."""
-    ran = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "protoserve", "--version"],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
-    assert (0, "") == (ran.returncode, ran.stderr)
-    assert re.fullmatch(r"protoserve (\d+\.\d+.*|from a checkout, .*)\n", ran.stdout)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.fullmatch(r"protoserve (\d+\.\d+.*|from a checkout, .*)\n", done.stdout)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help")])
@@ -427,9 +424,9 @@ def test_help(arguments):
             if not script.exists():
                 continue
             program = [str(script)]
-        ran = subprocess.run(
+        done = subprocess.run(
             [*program, *arguments], capture_output=True, text=True, timeout=PATIENCE
         )
-        assert (0, "") == (ran.returncode, ran.stderr)
+        assert (0, "") == (done.returncode, done.stderr)
         expected = "run MODULE:APP" if "run" in arguments else "Usage: protoserve"
-        assert expected in " ".join(ran.stdout.replace("[OPTIONS] ", "").split())
+        assert expected in " ".join(done.stdout.replace("[OPTIONS] ", "").split())

@@ -3,8 +3,6 @@ What is told before anything is collected: columns that there are not, places th
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import attrs
@@ -17,7 +15,7 @@ from protoserve import DeclarationError, Message, Protocol, wire
 from protoserve.telemetry.columns import check_columns, columns_of
 from protoserve.telemetry.selecting import Selection
 from protoserve.telemetry.sinks.places import check_place
-from tests.running import ROOT
+from tests.running import ran
 
 pytest.importorskip("duckdb")
 
@@ -211,13 +209,6 @@ def test_no_permission(tmp_path):
         "try: check_place('duckdb:/x.duckdb')\n"
         "except Exception as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ran(program)
     text = "duckdb:/x.duckdb: it cannot be written: /: Permission denied\n"
     assert (text, "") == (done.stdout, done.stderr)

@@ -3,12 +3,10 @@ Memory that is free is given back.
 """
 
 import ctypes
-import subprocess
-import sys
 
 import pytest
 
-from tests.running import ROOT
+from tests.running import ran
 
 # In a process of its own, whose heap nobody else has used.
 PROGRAM = """
@@ -37,12 +35,5 @@ print(before - resident())
 )
 def test_holes_are_given_back():
     """What is free between what is there to stay goes back to the system."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = ran(PROGRAM)
     assert int(done.stdout) > 32 << 20

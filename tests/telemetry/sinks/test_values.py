@@ -3,14 +3,13 @@ Columns as values and as text.
 """
 
 import datetime as dt
-import subprocess
-import sys
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
 from protoserve.telemetry.sinks.values import json_able, listed, text_of_times
+from tests.running import ran
 
 
 @pytest.mark.parametrize(
@@ -84,12 +83,6 @@ for kind, values in (
 
 def test_times_without_pandas():
     """Nanoseconds are Python's microseconds, whether or not there is pandas."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PANDAS],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = ran(WITHOUT_PANDAS)
     assert 4 == done.stdout.count("\n")
     assert 5 == done.stdout.count("datetime.datetime(1970, 1, 1, 0, 0")
