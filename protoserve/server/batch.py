@@ -47,6 +47,8 @@ _rare = RareLog(logger, interval=60.0)
 
 _BURST = 16
 """Blocks handled before the loop does what else is due."""
+_ENOUGH = 4
+"""Full receives after which nothing is won by letting more gather."""
 _LONGEST_GATHER = 0.1
 _AMPLE = 4 << 20
 """Bytes of the kernel's queue that are enough for any gathering."""
@@ -145,8 +147,10 @@ class BatchMixIn(_Base):
 
     gather: float = 0.0
     """
-    Seconds to let datagrams gather after a batch that was not full, at most 0.1. It makes all that arrives that much later, and fewer wake-ups. Where the kernel's
-    queue has less than 4 MiB, it is as much less.
+    Seconds to let datagrams gather after a batch that was not full, at most 0.1. It
+    makes all that arrives that much later, and fewer wake-ups. Where the kernel's queue
+    has less than 4 MiB it is as much less, and where so many come that some full batches
+    gather it is halved until they do not.
     """
 
     timestamps: bool = False
@@ -176,7 +180,9 @@ class BatchMixIn(_Base):
     __row: Block | None = None
     __side: BatchSide | None = None
     __taking: bool = False
+    __longest: float = 0.0
     __pause: float = 0.0
+    __gathered: int = 0
     __drops: int = 0
     __drops_seen: int = 0
 
@@ -341,7 +347,8 @@ class BatchMixIn(_Base):
     def _loop_run(self, poll_interval: float | None) -> None:
         self.__check()
         self.__ask_for_room()  # the socket may be another one by now
-        self.__pause = self.gather * min(1.0, self.__room() / _AMPLE)
+        self.__longest = self.gather * min(1.0, self.__room() / _AMPLE)
+        self.__pause, self.__gathered = self.__longest, 0
         self.__block = self.__make_block(self.batch_size)
         make = getattr(self.RequestHandlerClass, "batch_side", None)
         side = None if make is None or self.__is_stepwise() else make(self)
@@ -412,10 +419,22 @@ class BatchMixIn(_Base):
                 got = self.__handle_block(block, side)
             if self._loop_stopping() or self._loop_accept_delay():
                 return
+            self.__gathered += got
             if got < block.rows:
-                if self.__pause:
-                    time.sleep(self.__pause)
+                if self.__longest:
+                    self.__nap(block.rows)
                 return
+
+    def __nap(self, rows: int) -> None:
+        """
+        Let datagrams gather, for less time where more come than some receives take.
+        """
+        taken, self.__gathered = self.__gathered, 0
+        if taken > _ENOUGH * rows:
+            self.__pause /= 2
+        elif taken < rows:
+            self.__pause = min(self.__longest, self.__pause * 2)
+        time.sleep(self.__pause)
 
     def __handle_singly(self, block: Block) -> int:
         """

@@ -611,6 +611,18 @@ def test_arrival_times(serve, kit):
     assert 10 < len(set(stamps))
 
 
+def test_naps(monkeypatch):
+    """Naps are halved while several full receives gather, and no longer than said."""
+    naps = []
+    monkeypatch.setattr(batch_module.time, "sleep", naps.append)
+    with make(gather=0.008) as server:
+        server._BatchMixIn__longest = server._BatchMixIn__pause = 0.008
+        for taken in (100, 600, 600, 200, 20, 20):
+            server._BatchMixIn__gathered = taken
+            server._BatchMixIn__nap(64)
+    assert [0.008, 0.004, 0.002, 0.002, 0.004, 0.008] == naps
+
+
 def test_time_of_receive(portable, kit):
     """Without `timestamps` rows have the time at which they were received."""
     with make() as server, client_of(server, kit) as client:
