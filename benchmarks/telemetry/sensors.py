@@ -30,6 +30,7 @@ NAMES = (_LIMIT, _LIMIT + _GRO, _OURS, _OURS + _GRO, _ASYNCIO, _STDLIB)
 _REACH = {
     (_OURS, _LIMIT): 0.8,
     (_OURS, _ASYNCIO): 5.0,
+    (_OURS, _STDLIB): 10.0,
     (_OURS + _GRO, _STDLIB): 10.0,
 }
 TITLE = "32-byte readings: the highest rate at which nothing is lost"

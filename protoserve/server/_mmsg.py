@@ -59,6 +59,7 @@ _MOST_COALESCED = 65_536
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _TIMESTAMPNS = 35
 """SO_TIMESTAMPNS, and the type of its ancillary data, in Linux."""
+_RXQ_OVFL = 40
 _UDP_SEGMENT = 103
 _UDP_GRO = 104
 _STAMP_SPACE = 32
@@ -122,12 +123,12 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def _ask(sock: socket.socket, level: int, option: int) -> bool:
+def _ask(sock: socket.socket, level: int, option: int, value: int = 1) -> bool:
     """
-    Switch an option on; say whether there is such a thing.
+    Switch an option on, or off; say whether there is such a thing.
     """
     try:
-        sock.setsockopt(level, option, 1)
+        sock.setsockopt(level, option, value)
     except OSError:
         return False
     return True
@@ -193,6 +194,10 @@ class Block:
             and _ask(sock, socket.SOL_SOCKET, _TIMESTAMPNS)
         )
         """Whether the kernel says when each row arrived; else all have one time."""
+        if self.gro:  # nothing else may come before the segments' size
+            _ask(sock, socket.SOL_SOCKET, _RXQ_OVFL, 0)
+            if not self.is_stamped:
+                _ask(sock, socket.SOL_SOCKET, _TIMESTAMPNS, 0)
         self._control_stride = _STAMP_SPACE + (_SEGMENT_SPACE if self.gro else 0)
         self._control = bytearray(rows * self._control_stride)
         self._template = self._lay_out()
@@ -275,7 +280,7 @@ class Block:
         return self._receive_one_by_one(sock)
 
     def _receive_one_by_one(self, sock: socket.socket) -> int:
-        room = socket.CMSG_SPACE(4) if self.gro else 0
+        room = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(16) if self.gro else 0
         memory = memoryview(self.data)
         for row, offset in enumerate(self.starts):
             into = memory[offset : offset + self._room]

@@ -691,6 +691,25 @@ def test_coalesced_rows(portable, kit):
 
 
 @gro
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_coalesced_whatever_was_asked_before(timestamps, portable, kit, monkeypatch):
+    """What else the socket was to tell does not hide how long datagrams are."""
+    with make() as server, client_of(server, kit) as client:
+        for option in (35, 40):  # SO_TIMESTAMPNS, SO_RXQ_OVFL
+            server.socket.setsockopt(socket.SOL_SOCKET, option, 1)
+        block = _mmsg.Block(server.socket, 64, 100, gro=True, timestamps=timestamps)
+        if portable:  # it turns out at the first receive
+            monkeypatch.setattr(_mmsg, "_recvmmsg", lambda *_: -1)
+            monkeypatch.setattr(_mmsg.ctypes, "get_errno", lambda: errno.EPERM)
+        segmented(client, b"abcdefg", 3)
+        assert 1 == block.receive(server.socket)
+        assert 3 == block.total
+        assert [] == block.take_cut()
+        rows = [block.data[o : o + n] for o, n, _ in block.datagrams()]
+        assert [b"abc", b"def", b"g"] == rows
+
+
+@gro
 def test_coalesced_and_truncated(portable, kit):
     """Of coalesced datagrams that are too long, a shorter last one is kept."""
     with make() as server, client_of(server, kit) as client:
