@@ -98,9 +98,9 @@ class ServiceHandler(BaseRequestHandler):
         Returns:
             `None` if not; else what is to be called when its child has ended.
         """
-        if isinstance(request, tuple):
-            return _nothing
-        return cls.service.reserve(request, client_address)
+        is_datagram = isinstance(request, tuple)
+        cls.service.dispatcher.prepare_all(stream=not is_datagram)
+        return _nothing if is_datagram else cls.service.reserve(request, client_address)
 
     @classmethod
     def queue_limit(cls) -> int | None:

@@ -206,10 +206,7 @@ class Dispatcher:
             True once more bytes are needed. After the steps of any other outcome
             that lets the conversation go on, it is to be called again.
         """
-        made = self._pumps.get(session.stream)
-        if made is None:
-            made = self._make_pump(session.stream)
-        pump, cuts = made
+        pump, cuts = self.prepare(session.stream)
         outcome: Outcome
         while True:
             if pump is not None:
@@ -251,8 +248,7 @@ class Dispatcher:
         """
         if self.protocol.framing is None:
             return None
-        made = self._pumps.get(True)
-        pump, cuts = self._make_pump(stream=True) if made is None else made
+        pump, cuts = self.prepare(stream=True)
         return pump if cuts else None
 
     def datagram_pump(self) -> Any:
@@ -261,10 +257,19 @@ class Dispatcher:
 
         See `protoserve.codec.generate_turn`.
         """
-        return (self._pumps.get(False) or self._make_pump(stream=False))[0]
+        return self.prepare(stream=False)[0]
 
-    def _make_pump(self, stream: bool) -> tuple[Any, bool]:
-        made: tuple[Any, bool] = None, False
+    def prepare(self, stream: bool) -> tuple[Any, bool]:
+        """
+        Make what answers streams or datagrams in one pass, unless that has been made.
+
+        Returns:
+            A function, or `None`, and whether it cuts a stream itself.
+        """
+        made = self._pumps.get(stream)
+        if made is not None:
+            return made
+        made = None, False
         if self.in_passing:
             made = self.protocol.pump(
                 Direction.REQUEST, self._turn, stream=stream, framing=self.framing
@@ -273,6 +278,17 @@ class Dispatcher:
             made = None, False
         self._pumps[stream] = made
         return made
+
+    def prepare_all(self, stream: bool) -> None:
+        """
+        Make what would be made when a message comes first: each forked child would.
+        """
+        if stream not in self._pumps:
+            pump, _ = self.prepare(stream)
+            if pump is not None:
+                from protoserve.codec.generate_turn import make_turns
+
+                make_turns(pump, self.protocol.table(Direction.REQUEST))
 
     def _turn(self, cls: type[Message]) -> Turn | None:
         """

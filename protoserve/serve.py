@@ -58,7 +58,6 @@ from protoserve.server.batch import dropped_by_kernel
 from protoserve.server.eventloop import serve_together
 from protoserve.server.prefork import sockets_of_workers, take_socket
 from protoserve.service import Service
-from protoserve.session import Role, Session
 from protoserve.urls import Address
 
 if TYPE_CHECKING:
@@ -573,8 +572,7 @@ def _make_codec(service: Service, addresses: Sequence[Address]) -> None:
     """
     for stream in {address.is_stream for address in addresses}:
         if not stream or service.protocol.framing is not None:
-            session = Session(service.protocol, Role.SERVER, stream=stream)
-            service.dispatcher.answer(session)
+            service.dispatcher.prepare_all(stream)
 
 
 def _finish_queue(server: Any, deadline: float) -> None:

@@ -3,6 +3,7 @@ Certificates for tests, made when they are needed, and clients that trust them.
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import warnings
@@ -148,3 +149,23 @@ def stall(address, count):
             sock.sendall(bytes.fromhex("16 03 01 02 00 01 00 01 fc 03 03"))
         made.append(sock)
     return made
+
+
+@contextlib.contextmanager
+def crowd(address, room):
+    """
+    Stall in more handshakes than there is room for: the oldest are ended, no others.
+
+    Threads begin their handshakes in an order of their own; but if one too many has
+    begun, all that came before it have.
+    """
+    with contextlib.ExitStack() as stack:
+        first = [stack.enter_context(sock) for sock in stall(address, room + 1)]
+        ended, _, _ = select.select(first, [], [], PATIENCE)
+        assert 1 == len(ended)
+        second = [stack.enter_context(sock) for sock in stall(address, room)]
+        for sock in first:
+            with contextlib.suppress(ConnectionResetError):
+                assert b"" == sock.recv(1)
+        assert ([], [], []) == select.select(second, [], [], 0)
+        yield

@@ -15,7 +15,7 @@ frame where it is, and what goes wrong afterwards is handed on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -37,7 +37,7 @@ from protoserve.codec.generate_parse import ParseWriter
 from protoserve.codec.record import Record
 from protoserve.codec.running import parse_globals
 
-__all__ = ["Pump", "Turn", "make_pump"]
+__all__ = ["Pump", "Turn", "make_pump", "make_turns"]
 
 _AT_A_TIME = 64
 """Frames that are answered before the answers are sent: they may be long."""
@@ -184,6 +184,15 @@ def _make_pump(
         "TAG": tag,
     }
     return compile_function("pump", "\n".join(lines), names, codec.name)
+
+
+def make_turns(pump: Pump, tags: Iterable[Any]) -> None:
+    """
+    Make the functions of messages at once that a pump makes when a tag is first seen.
+    """
+    turns = pump.__globals__["TURNS"]
+    for tag in tags:
+        turns[tag]
 
 
 class _Turns(dict[Any, Callable[..., Any]]):

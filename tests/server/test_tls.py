@@ -27,7 +27,7 @@ from protoserve.server import (
     UnixStreamServer,
     server_context,
 )
-from tests.certificates import PATIENCE, Authority, InMemory, stall
+from tests.certificates import PATIENCE, Authority, InMemory, crowd, stall
 
 MODES = {"single": (), "threads": (ThreadingMixIn,), "fork": (ForkingMixIn,)}
 if hasattr(ours, "PoolMixIn"):
@@ -160,16 +160,10 @@ def test_stalled_handshakes_end(make, kit, mode, caplog):
 def test_oldest_handshake_makes_room(make, authority, kit, mode):
     """With too many handshakes under way the oldest is ended, and clients are served."""
     server = make(mode, handshake_timeout=None, max_handshakes=5)
-    stalled = stall(server.server_address, 8)
-    for sock in stalled[:3]:
-        with closing(sock), contextlib.suppress(ConnectionResetError):
-            assert b"" == sock.recv(100)
-    with closing(authority.connect(server.server_address)) as client:
-        assert LINES == converse(client)
-    kit.until(lambda: server.failed_handshakes["crowded"] == 4)
-    for sock in stalled[3:]:
-        with closing(sock):
-            pass
+    with crowd(server.server_address, 5):
+        with closing(authority.connect(server.server_address)) as client:
+            assert LINES == converse(client)
+        kit.until(lambda: server.failed_handshakes["crowded"] == 7)
 
 
 def test_hello_byte_by_byte(make, authority, mode, quiet):

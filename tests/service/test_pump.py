@@ -29,6 +29,7 @@ from protoserve import (
     unknown,
     wire,
 )
+from protoserve.codec import generate_turn
 from protoserve.dispatch import Dispatcher, complete
 from protoserve.framing import Cobs, Delimited
 
@@ -286,6 +287,25 @@ def test_the_same_answers(name, stream, data):
         assert expected == conversation(spoken, pieces, pumped=True, **options)
     finally:
         logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_nothing_is_left_to_make(name, monkeypatch):
+    """What is prepared needs no generator when messages come, in forked children too."""
+    spoken = PROTOCOLS[name]
+    stream = spoken.framing is not None
+    dispatcher = Service(spoken, handler_for(spoken)).dispatcher
+    dispatcher.prepare_all(stream)
+    for made in ("make_pump", "_make_turn"):
+        monkeypatch.setattr(generate_turn, made, pytest.fail)
+    monkeypatch.setattr(Dispatcher, "handle", pytest.fail)  # the way of what has none
+    client = Session(spoken, Role.CLIENT, stream=stream)
+    session = Session(spoken, Role.SERVER, stream=stream)
+    session.receive_data(client.encode(Plain(b"a")))
+    assert True is dispatcher.answer(session)
+    (answer,) = session.data_to_send()
+    client.receive_data(answer)
+    assert Reply(b"A") == client.next_event().message
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -24,7 +24,7 @@ from protoserve.server import (
     TLSMixIn,
     server_context,
 )
-from tests.certificates import Authority, InMemory, stall
+from tests.certificates import Authority, InMemory, crowd, stall
 from tests.service.kit import PATIENCE, Client, Ping, Pong, Text, spoken, until
 
 MODES = {
@@ -174,14 +174,9 @@ def test_crowd(run, authority, mode):
     """With too many handshakes under way the oldest make room."""
     options = {"max_handshakes": 3}
     running = run(mode, limits=Limits(handshake=None), server=options)
-    stalled = stall(running.server.server_address, 6)
-    for sock in stalled[:3]:
-        with contextlib.suppress(ConnectionResetError):
-            assert b"" == sock.recv(1)
-    with TLSClient(authority, running) as client:
-        assert Pong(1) == client.call(Ping(1))
-    for sock in stalled:
-        sock.close()
+    with crowd(running.server.server_address, 3):
+        with TLSClient(authority, running) as client:
+            assert Pong(1) == client.call(Ping(1))
 
 
 def test_refused(run, authority, mode, logged):

@@ -554,4 +554,4 @@ def test_address_in_use():
             fault_proxy(plain, "tcp://127.0.0.1:1", listen=listen),
         ):
             pass
-    assert threads == threading.active_count()
+    assert threads >= threading.active_count()
