@@ -122,7 +122,7 @@ class TemplateCache:
         self._store = None if folder is None else TemplateStore(folder)
         self._saved = 0.0
         self._changed: set[str] = set()
-        """Exporters that the store has to be told of."""
+        """Exporters that the store has to be told of; no strangers."""
         if self._store is not None:
             self._load(self._store)
 
@@ -193,7 +193,7 @@ class TemplateCache:
             if ring is self._strangers and now - known.since >= self._limits.probation:
                 self._prove(host, now)
             if now - exporter.stored > self._limits.lifetime / 4:
-                self._changed.add(host)
+                self._note(ring, host)
             return is_new
         self._forget(ring, exporter, key)
         self._add(ring, exporter, key, _Known(template, now, now))
@@ -201,7 +201,7 @@ class TemplateCache:
             ring is self._proven and ring.size > ring.most_bytes
         ):
             self._forget(ring, exporter, next(iter(exporter.templates)))
-        self._changed.add(host)
+        self._note(ring, host)
         while ring is self._strangers and ring.is_over:
             self._pop(ring, next(iter(ring.exporters)))
         return True
@@ -228,7 +228,7 @@ class TemplateCache:
         for key in gone:
             self._forget(ring, exporter, key)
         if gone:
-            self._changed.add(host)
+            self._note(ring, host)
         return templates
 
     def tick(self, now: float) -> None:
@@ -259,6 +259,13 @@ class TemplateCache:
                 break
             gone.append(host)
         return gone
+
+    def _note(self, ring: _Ring, host: str) -> None:
+        """
+        Have the store told of an exporter; of a stranger it is in the end.
+        """
+        if ring is self._proven:
+            self._changed.add(host)
 
     def _pop(self, ring: _Ring, host: str) -> None:
         """
@@ -326,14 +333,15 @@ class TemplateCache:
         """
         Tell the store; of strangers only in the end: most are gone again, in a storm.
         """
-        if self._store is None or not self._changed:
+        if self._store is None:
+            return
+        hosts = self._changed
+        if at_once:
+            hosts = hosts.union(self._strangers.exporters)
+        if not hosts:
             return
         self._saved = now
-        ready = {
-            host: self._rows(host, now)
-            for host in self._changed
-            if at_once or host not in self._strangers.exporters
-        }
+        ready = {host: self._rows(host, now) for host in hosts}
         if self._store.save(ready):
             self._changed.difference_update(ready)
         elif len(self._changed) > 4 * self._limits.exporters:

@@ -42,8 +42,8 @@ Bytes that a datagram counts for beside its own: those of its place, time and se
 
 Else a flood of small ones from made-up senders would take many times what is allowed.
 """
-_MOST_PEERS = 16_384
-"""Senders that are remembered."""
+_MOST_PEERS = 8_192
+"""Senders after which those that were not heard of since are forgotten."""
 _LOOK_AGAIN = 0.1
 _ROOM = 4 << 20
 """Bytes of memory that are taken at a time."""
@@ -106,7 +106,9 @@ class Intake:
         """Bytes for which whoever takes waits."""
         self._condition = threading.Condition()
         self._closed = False
-        self._peers: dict[Any, Peer] = {}
+        self._peers: dict[bytes, Peer] = {}
+        self._peers_before: dict[bytes, Peer] = {}
+        """By raw address: those heard of lately, and those before them."""
         self._memory = np.empty(0, np.uint8)
         self._used = 0
 
@@ -315,17 +317,21 @@ class Intake:
     def _exporter(
         self, name: bytes, piece: _Piece, exporters: dict[Any, tuple[int, Peer]]
     ) -> int:
-        peers = self._peers
-        peer = peers.get(name) if len(name) > 1 else None
-        if peer is None:
-            peer = piece.peer(name)
-            peer = peers.setdefault(peer, peer)
-            if len(name) > 1:
-                peers[name] = peer
-            if len(peers) > 2 * _MOST_PEERS:
-                peers.clear()
+        peer = piece.peer(name) if len(name) == 1 else self._peer(name, piece)
         found = exporters.setdefault(peer, (len(exporters), peer))
         return found[0]
+
+    def _peer(self, name: bytes, piece: _Piece) -> Peer:
+        """
+        Give the one peer for a raw address; in a storm, those that come again stay.
+        """
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers_before.pop(name, None) or piece.peer(name)
+            self._peers[name] = peer
+            if len(self._peers) > _MOST_PEERS:
+                self._peers, self._peers_before = {}, self._peers
+        return peer
 
 
 def _comparable(names: NDArray[Any]) -> NDArray[Any]:
