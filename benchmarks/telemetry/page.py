@@ -82,7 +82,8 @@ def _method() -> Iterator[str]:
     yield (
         "Receivers have one core and the sender, which is written in C, another; all "
         "runs over the loopback. All receivers of a table are there at a time and are "
-        "loaded in turns, each socket asking for a buffer of 4 MiB. Processor time is "
+        "loaded in turns, each socket asking for a buffer of 32 MiB (for readings: 4). "
+        "Processor time is "
         "the program's own, user and system, all threads and children, from before a "
         "load until everything of it is where it belongs; what the kernel does in the "
         "sender's name is in nobody's. What was not kept is what the kernel says that "

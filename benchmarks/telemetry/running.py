@@ -27,8 +27,8 @@ import attrs
 from benchmarks.server.measure import PATIENCE
 from benchmarks.server.processes import Cores, FailedError, Program, free_port
 
-BUFFER = 4 << 20
-"""Bytes that every receiver's socket asks for."""
+BUFFER = 32 << 20
+"""Bytes that every socket that receives flows asks for, as collectors do by default."""
 _LOOK = 0.05
 _QUIET = 0.15
 """Seconds of quiet after which a receiver has nothing more to do."""

@@ -21,7 +21,7 @@ from benchmarks.server.build import build
 from benchmarks.server.loads import LOADS
 from benchmarks.server.processes import FailedError
 from benchmarks.server.servers import Server, all_servers
-from benchmarks.telemetry.running import BUFFER, Bench, Load, Receiver, Running
+from benchmarks.telemetry.running import Bench, Load, Receiver, Running
 
 _LIMIT, _OURS = "C, recvmmsg", "protoserve, batch, batch route"
 _ASYNCIO, _STDLIB = "asyncio DatagramProtocol", "UDPServer"
@@ -45,6 +45,8 @@ SEEN = (
 )
 _LOWEST, _HIGHEST = 5_000, 30_000_000
 """Datagrams a second."""
+_BUFFER = 4 << 20
+"""Bytes that every socket asks for: few, so that what is too much for it soon shows."""
 _EVERY = 10_000
 """After how many datagrams a receiver says how many it has taken."""
 _TRIES = 4
@@ -114,7 +116,7 @@ def _receiver(server: Server, folder: Path) -> Receiver:
 
     def command(own: Path, port: int) -> Sequence[str]:
         del own
-        return server.command(folder, load, port, _EVERY, BUFFER)
+        return server.command(folder, load, port, _EVERY, _BUFFER)
 
     return Receiver(server.name, command, side=server.side)
 

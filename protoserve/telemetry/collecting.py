@@ -84,7 +84,7 @@ class Settings:
     select: str | None = None
     """Which columns are wanted, as expressions of SQL."""
     limits: Limits = attrs.field(factory=Limits)
-    receive_buffer: int = 4 << 20
+    receive_buffer: int = 32 << 20
     """Bytes of the kernel's queue to ask for, for each socket."""
     kernel_times: bool = False
     """Whether the kernel says when each datagram came, to the nanosecond."""

@@ -117,7 +117,7 @@ def collect(
         typer.Option(
             metavar="SIZE", help="How much the kernel is to hold for each socket."
         ),
-    ] = "4MiB",
+    ] = "32MiB",
     kernel_times: Annotated[
         bool,
         typer.Option(
