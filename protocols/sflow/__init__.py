@@ -18,12 +18,11 @@ sflow_openflow.txt.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from construct import Array, Const, Int32ub, this
 
 from protocols.sflow.flows import FlowFormat
-from protocols.sflow.rows import FlowRow, rows_of
+from protocols.sflow.rows import FlowRow, Row, rows_of
 from protocols.sflow.samples import (
     COUNTER_RECORDS,
     CounterFormat,
@@ -72,7 +71,7 @@ class Datagram(Message, kw_only=True):
     count: int = wire(Int32ub, value=count_of("samples"))
     samples: list[Sample] = wire(Array(this.count, Sample.construct), factory=list)
 
-    def rows(self) -> Iterator[Any]:
+    def rows(self) -> Iterator[Row]:
         """
         Give what a collector stores: a row for each flow sample and counter record.
         """

@@ -13,7 +13,7 @@ agent sends: one that has no room in 63 bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union, get_type_hints
 
 import attrs
 
@@ -40,7 +40,7 @@ from protoserve.telemetry.tables import column
 if TYPE_CHECKING:
     from protocols.sflow import Datagram
 
-__all__ = ["TABLES", "CounterRows", "FlowRow", "Source", "rows_of"]
+__all__ = ["TABLES", "CounterRows", "FlowRow", "Row", "Source", "rows_of"]
 
 
 @attrs.define(kw_only=True)
@@ -227,7 +227,8 @@ class CounterRows:
             namespace["__annotations__"][field.name] = kind | None
             namespace[field.name] = _maybe(doc=field.doc, unit=field.unit)
         made = type(f"{cls.__name__}Row", (Source,), namespace)
-        self._row: Any = attrs.define(made, kw_only=True)
+        self.row: Any = attrs.define(made, kw_only=True)
+        """The class of the rows."""
 
     def make(self, source: dict[str, Any], record: Message) -> Any:
         """
@@ -239,7 +240,7 @@ class CounterRows:
             if limit is not None:
                 value = int(value) if 0 <= value < limit else None
             values[name] = value
-        return self._row(**values)
+        return self.row(**values)
 
 
 TABLES: dict[type[Message], str] = {
@@ -268,8 +269,14 @@ TABLES: dict[type[Message], str] = {
 
 _COUNTERS = {cls: CounterRows(cls, table) for cls, table in TABLES.items()}
 
+if TYPE_CHECKING:
+    Row: TypeAlias = Any
+else:
+    Row = Union[(FlowRow, *(rows.row for rows in _COUNTERS.values()))]
+    """What a datagram's rows may be: so it is known which columns there are."""
 
-def rows_of(datagram: Datagram) -> Iterator[Any]:
+
+def rows_of(datagram: Datagram) -> Iterator[Row]:
     """
     Give a datagram's rows.
     """

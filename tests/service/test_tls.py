@@ -174,9 +174,11 @@ def test_crowd(run, authority, mode):
     """With too many handshakes under way the oldest make room."""
     options = {"max_handshakes": 3}
     running = run(mode, limits=Limits(handshake=None), server=options)
-    with crowd(running.server.server_address, 3):
-        with TLSClient(authority, running) as client:
-            assert Pong(1) == client.call(Ping(1))
+    with (
+        crowd(running.server.server_address, 3),
+        TLSClient(authority, running) as client,
+    ):
+        assert Pong(1) == client.call(Ping(1))
 
 
 def test_refused(run, authority, mode, logged):

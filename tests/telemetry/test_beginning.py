@@ -11,6 +11,7 @@ import pytest
 from construct import Int8ub, Int16ub
 
 from protocols.netflow import netflow
+from protocols.sflow import sflow
 from protoserve import DeclarationError, Message, Protocol, wire
 from protoserve.telemetry.columns import check_columns, columns_of
 from protoserve.telemetry.selecting import Selection
@@ -71,6 +72,13 @@ def test_columns_that_nobody_says():
     """Where rows may be anything, no name is wrong."""
     assert columns_of(protocol(Level, Anything)) is None
     check_columns(protocol(Level, Anything), ["nope"])
+
+
+def test_columns_of_all_tables_of_a_protocol():
+    """A protocol with a table for each kind of counters knows the columns of all."""
+    check_columns(sflow, ["src_ip", "ifInOctets", "uuid"])
+    with pytest.raises(DeclarationError, match=r"no column 'nope'$"):
+        check_columns(sflow, ["nope"])
 
 
 @pytest.mark.parametrize(
