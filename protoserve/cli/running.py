@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from typing import Any
 
@@ -44,6 +45,24 @@ def run(app: typer.Typer) -> int:
     Returns:
         The exit code.
     """
+    try:
+        return _run(app)
+    finally:
+        _end_signals()
+
+
+def _end_signals() -> None:
+    """
+    Ignore from now on what a command saw to: an interpreter that ends takes handlers
+    away, and a signal would kill it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _run(app: typer.Typer) -> int:
     arguments = sys.argv[1:] or ["--help"]
     if arguments[0] in _FOR_SHELLS and len(arguments) > 1:
         # Typer takes the shell's name only where it does not look for it itself.

@@ -152,9 +152,8 @@ class Intake:
 
     def _take_singly(self, block: Block) -> None:
         moment = block.seconds[0] * 1_000_000_000 + block.nanoseconds[0]
-        transport = "udp" if block.is_internet else "unixgram"
         for start, length, sender in list(block.datagrams()):
-            peer = Peer(transport, block.addresses.plain(sender))
+            peer = Peer("unixgram", block.addresses.plain(sender))
             self.add(block.data[start : start + length], peer, moment)
 
     def add(self, data: bytes, peer: Peer, moment: int) -> None:

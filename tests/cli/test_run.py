@@ -161,6 +161,36 @@ def test_signals_in_a_row(run, mode):
     assert process.is_gone
 
 
+LATE = """
+import os, signal, sys, threading, time
+
+from protoserve.cli import main
+
+class Last:
+    kill, me = os.kill, os.getpid()
+
+    def __del__(self):  # by now the interpreter has given up its handlers
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self.kill(self.me, number)
+
+def end():
+    while signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+last = Last()
+threading.Thread(target=end).start()
+sys.argv[1:] = ["run", "tests.cli.station:app", "--listen", "tcp://127.0.0.1:0"]
+main()
+"""
+
+
+def test_signals_after_the_end():
+    """Signals that come when all is done, and only the interpreter is left, change nothing."""
+    done = ran(LATE, cwd=ROOT)
+    assert 0 == done.returncode, done.stderr
+
+
 def test_restart_at_once(run):
     """The address of a run that has ended, with connections open, is free again."""
     process = run()

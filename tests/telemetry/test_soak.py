@@ -71,7 +71,8 @@ def kill_deliverer(running):
 @pytest.mark.timeout(300)
 def test_what_the_kernel_drops_is_counted_once(tmp_path):
     """What the kernel has dropped counts once, whoever counts it and is killed."""
-    with collect(tmp_path, *WORDS) as running, sender(running.port) as sock:
+    words = (*WORDS, "--receive-buffer", "1MiB")
+    with collect(tmp_path, *words) as running, sender(running.port) as sock:
         sock.send(reading(1))
         until(lambda: settled(running, 1), PATIENCE)
         workers = holding(running.process.pid, "writer.lock")
