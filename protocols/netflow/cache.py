@@ -274,8 +274,6 @@ class TemplateCache:
         exporter = ring.pop(host)
         if exporter is not None and exporter.stored:
             self._changed.add(host)
-        else:
-            self._changed.discard(host)
 
     def _place(self, host: str) -> tuple[_Ring, Exporter]:
         for ring in (self._proven, self._strangers):
@@ -321,9 +319,9 @@ class TemplateCache:
     def _load(self, store: TemplateStore) -> None:
         for row in store.load():
             ring = self._proven if row.is_proven else self._strangers
-            if ring.is_over:
-                continue
             if row.host not in ring.exporters:
+                if ring.is_over:
+                    continue
                 ring.put(row.host, Exporter(stored=row.seen))
             exporter = ring.exporters[row.host]
             key = template_key(row.template.version, row.domain, row.template.id)

@@ -168,6 +168,8 @@ class Block:
         """How many there are."""
         self.gro = gro and _ask(sock, socket.IPPROTO_UDP, _UDP_GRO)
         """Whether a row may hold many datagrams, see `segments`."""
+        if not gro:  # a block before this one may have asked for it
+            _ask(sock, socket.IPPROTO_UDP, _UDP_GRO, 0)
         self._longest = longest
         self._room = _MOST_COALESCED if self.gro else longest
         self.stride = -(-self._room // _LINE) * _LINE + _LINE

@@ -49,6 +49,8 @@ _BURST = 16
 """Blocks handled before the loop does what else is due."""
 _ENOUGH = 4
 """Full receives after which nothing is won by letting more gather."""
+_SHORTEST = 64
+"""Into how many parts a nap may be cut; without a bound it would come to nothing."""
 _LONGEST_GATHER = 0.1
 _AMPLE = 4 << 20
 """Bytes of the kernel's queue that are enough for any gathering."""
@@ -431,7 +433,7 @@ class BatchMixIn(_Base):
         """
         taken, self.__gathered = self.__gathered, 0
         if taken > _ENOUGH * rows:
-            self.__pause /= 2
+            self.__pause = max(self.__longest / _SHORTEST, self.__pause / 2)
         elif taken < rows:
             self.__pause = min(self.__longest, self.__pause * 2)
         time.sleep(self.__pause)

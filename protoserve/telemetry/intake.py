@@ -128,6 +128,8 @@ class Intake:
         """
         Take all datagrams of a block.
         """
+        if not block.count:  # all were cut
+            return
         if not block.is_internet:
             self._take_singly(block)
             return

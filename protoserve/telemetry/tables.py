@@ -53,7 +53,7 @@ class Frames:
     senders: NDArray[np.int64]
     """Who sent each: a place in `exporters`."""
     exporters: Sequence[Peer]
-    """The senders; the same object for the same one, in all calls."""
+    """The senders, each once."""
 
     def __len__(self) -> int:
         return len(self.starts)

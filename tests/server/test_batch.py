@@ -9,6 +9,8 @@ import os
 import socket
 import struct
 import threading
+import time
+import types
 
 import pytest
 
@@ -614,13 +616,18 @@ def test_arrival_times(serve, kit):
 def test_naps(monkeypatch):
     """Naps are halved while several full receives gather, and no longer than said."""
     naps = []
-    monkeypatch.setattr(batch_module.time, "sleep", naps.append)
+    clock = types.SimpleNamespace(**{**vars(time), "sleep": naps.append})
+    monkeypatch.setattr(batch_module, "time", clock)  # not for other threads
     with make(gather=0.008) as server:
         server._BatchMixIn__longest = server._BatchMixIn__pause = 0.008
         for taken in (100, 600, 600, 200, 20, 20):
             server._BatchMixIn__gathered = taken
             server._BatchMixIn__nap(64)
-    assert [0.008, 0.004, 0.002, 0.002, 0.004, 0.008] == naps
+        assert [0.008, 0.004, 0.002, 0.002, 0.004, 0.008] == naps
+        for _ in range(2000):  # halved as often, it would be nothing
+            server._BatchMixIn__gathered = 1000
+            server._BatchMixIn__nap(64)
+        assert naps[-1] == 0.008 / 64
 
 
 def test_time_of_receive(portable, kit):
@@ -688,6 +695,9 @@ def test_coalesced_rows(portable, kit):
         assert 2 == block.receive(server.socket)
         assert [3, 0] == block.segments[:2].tolist()
         assert [7, 1] == block.lengths[:2].tolist()
+        block = _mmsg.Block(server.socket, 64, 100, portable=portable)
+        segmented(client, b"abcdefg", 3)
+        assert 3 == block.receive(server.socket)
 
 
 @gro

@@ -126,6 +126,26 @@ def test_blocks(coalesced, blocks):
     assert sorted(frames.times.tolist()) == frames.times.tolist()
 
 
+def test_blocks_of_nothing():
+    """A block whose datagrams were all too long brings nothing, and what follows comes."""
+    account = Account()
+    intake = Intake(account)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        receiving.bind(("127.0.0.1", 0))
+        sending.connect(receiving.getsockname())
+        block = Block(receiving, 64, 100)
+        for data, cut in ((bytes(101), 1), (b"short", 0)):
+            sending.send(data)
+            block.receive(receiving)
+            assert cut == len(block.take_cut())
+            intake.take(block)
+    assert 1 == account.balance().received
+    assert [b"short"] == taken(intake)
+
+
 def test_unknown_policy():
     """A policy that there is not is refused by name."""
     with pytest.raises(ValueError, match=r"unknown policy 'drop' \(known: block,"):

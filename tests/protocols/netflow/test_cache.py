@@ -179,6 +179,38 @@ def test_restart_keeps_all(tmp_path):
     cache.close(START)
 
 
+def test_what_expired_and_came_again_is_not_stored(tmp_path):
+    """Who comes again after all has expired, and is pushed out, leaves nothing behind."""
+    limits = TemplateLimits(exporters=2, lifetime=100)
+    cache = TemplateCache(limits, tmp_path)
+    prove(cache, "a")
+    cache.tick(START)
+    late = START + 101
+    cache.tick(START + 99.5)
+    cache._saved = late  # so that what follows is between two writings
+    cache.tick(late)
+    for host in ("a", "b", "c", "d"):
+        cache.learn(host, 0, PORTS, late)
+    cache.close(late)
+    cache = TemplateCache(limits, tmp_path)
+    assert [False, True] == [known(cache, host, late) for host in ("a", "d")]
+    cache.close(late)
+
+
+def test_an_exporter_is_loaded_whole(tmp_path):
+    """Whoever comes back after a restart has all of its templates."""
+    limits = TemplateLimits(exporters=2, allowed=("a", "b", "c"))
+    cache = TemplateCache(limits, tmp_path)
+    for host in limits.allowed:
+        for number in (256, 258):
+            cache.learn(host, 0, Template.of(number, FIELDS), START)
+    cache.close(START)
+    cache = TemplateCache(limits, tmp_path)
+    for host in cache.proven:
+        assert [True, True] == [known(cache, host, number=n) for n in (256, 258)]
+    cache.close(START)
+
+
 @pytest.mark.parametrize(
     "content", [b"no database at all" * 99, b"SQLite format 3\0" + bytes(5000)]
 )
