@@ -182,6 +182,8 @@ class Dispatcher:
     """Whether messages may be answered without an event for each."""
     _pumps: dict[bool, tuple[Any, bool]] = attrs.field(init=False, factory=dict)
     """For streams and for datagrams, with whether it cuts; made when first needed."""
+    _prepared: set[bool] = attrs.field(init=False, factory=set)
+    """For which of them all is made."""
     _rare: RareLog = attrs.field(init=False, factory=lambda: RareLog(logger))
 
     def connected(self, session: Session) -> Outcome:
@@ -283,12 +285,14 @@ class Dispatcher:
         """
         Make what would be made when a message comes first: each forked child would.
         """
-        if stream not in self._pumps:
-            pump, _ = self.prepare(stream)
-            if pump is not None:
-                from protoserve.codec.generate_turn import make_turns
+        if stream in self._prepared:
+            return
+        self._prepared.add(stream)
+        pump, _ = self.prepare(stream)
+        if pump is not None:
+            from protoserve.codec.generate_turn import make_turns
 
-                make_turns(pump, self.protocol.table(Direction.REQUEST))
+            make_turns(pump, self.protocol.table(Direction.REQUEST))
 
     def _turn(self, cls: type[Message]) -> Turn | None:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import gc
+import math
 import re
 import signal
 import sys
@@ -35,6 +36,9 @@ __all__ = ["collect", "work"]
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20}
 _SIZES |= {"gi": 1 << 30, "t": 10**12, "ti": 1 << 40}
+_MOST_RECEIVE_BUFFER = 1 << 30
+"""Bytes; Linux counts a socket's in 31 bits, and doubles what is asked for."""
+_MOST_ENTRIES = 2**63 - 1
 _RESPONSIVE = 0.0005
 """Seconds after which a thread that computes gives way to one that receives."""
 
@@ -121,7 +125,9 @@ def _settings(options: dict[str, Any]) -> Settings:
         where=options["filter"],
         select=options["select"],
         limits=limits,
-        receive_buffer=_size(options["receive_buffer"], "--receive-buffer"),
+        receive_buffer=_size(
+            options["receive_buffer"], "--receive-buffer", most=_MOST_RECEIVE_BUFFER
+        ),
         kernel_times=options["kernel_times"],
         gro=options["gro"],
         queue=_size(options["queue"], "--queue"),
@@ -145,14 +151,17 @@ def _check_distinct(into: Sequence[str]) -> None:
             raise CommandError(f"--into: {place} is given twice")
 
 
-def _size(text: str, option: str) -> int:
+def _size(text: str, option: str, *, most: float = math.inf) -> int:
     """
     Read a number of bytes: ``64MiB``, ``8GB``.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     if found is None or found[2] not in _SIZES:
         raise CommandError(f"{option}: expected a size such as 64MiB, not {text!r}")
-    return int(float(found[1]) * _SIZES[found[2]])
+    size = int(float(found[1]) * _SIZES[found[2]])
+    if size > most:
+        raise CommandError(f"{option}: expected at most {most} bytes, not {text!r}")
+    return size
 
 
 def _bind(collecting: Collecting) -> None:
@@ -236,6 +245,9 @@ def work(
     from protoserve.telemetry.workers import Working
 
     look_here()
+    _check_distinct(into)
+    if not group:
+        raise CommandError("--group: expected a name")
     found = load(target, object, "sensors:app")
     if not isinstance(found, Service | Protocol):
         raise CommandError(f"{target} is neither a Service nor a Protocol")
@@ -269,7 +281,7 @@ def _since(text: str | None) -> int | float | None:
     """
     if text is None:
         return None
-    if text.isdecimal():
+    if text.isdecimal() and int(text) <= _MOST_ENTRIES:
         return int(text)
     try:
         moment = dt.datetime.fromisoformat(text)

@@ -8,7 +8,7 @@ null there: one template of an exporter has it, and another has not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protoserve.errors import DeclarationError
@@ -66,7 +66,7 @@ class Selection:
         for _ in range(_MOST_MISSING):
             self._connection.register("t", table)
             try:
-                self._connection.sql(self._query)
+                columns = self._connection.sql(self._query).columns
             except (self._duckdb.CatalogException, self._duckdb.ParserException) as exc:
                 raise DeclarationError(f"filter or select: {_line(exc)}") from exc
             except self._duckdb.Error as exc:
@@ -76,6 +76,7 @@ class Selection:
                 names.append(found[1])
                 table = table.append_column(found[1], pa.nulls(0))
             else:
+                _check_distinct(columns)
                 break
             finally:
                 self._connection.unregister("t")
@@ -116,6 +117,17 @@ class Selection:
         Let go of DuckDB.
         """
         self._connection.close()
+
+
+def _check_distinct(columns: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in columns:
+        if name.lower() in seen:
+            raise DeclarationError(
+                f"filter or select: two columns are called {name!r}: "
+                "one of them needs another name, as in column as name"
+            )
+        seen.add(name.lower())
 
 
 def _line(exc: Exception) -> str:

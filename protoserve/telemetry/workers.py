@@ -22,7 +22,7 @@ from protoserve.telemetry.logs.base import Log, LogUnavailableError
 from protoserve.telemetry.logs.registry import open_log
 from protoserve.telemetry.metrics import Figures, SinkFigures
 from protoserve.telemetry.putaside import PutAside
-from protoserve.telemetry.sinks.places import check_place
+from protoserve.telemetry.sinks.places import check_folder, check_place
 from protoserve.telemetry.sinks.registry import open_sink
 from protoserve.telemetry.targets import without_secrets
 from protoserve.telemetry.working import Handling, Unpacking
@@ -69,6 +69,7 @@ class Working:
         sinks = [open_sink(url) for url in into]
         for sink in sinks:
             check_place(sink.url)
+        check_folder(folder)
         self._log: Log = open_log(source, name=protocol.name)
         self._drain = drain
         self._stopping = threading.Event()

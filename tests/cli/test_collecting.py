@@ -147,6 +147,26 @@ def test_a_sink_twice(command):
     assert "protoserve: --into: postgresql://db/flows is given twice\n" == err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--into", "jsonl:a", "--into", "jsonl:a"), "--into: jsonl:a is given twice"),
+        (("--into", "jsonl:a", "--group="), "--group: expected a name"),
+        (("--into", "jsonl:a", "--since", "9" * 19), "--since: expected an entry's"),
+        (("--into", "jsonl:a", "--spool", "/dev/null"), "/dev/null: it cannot be"),
+    ],
+)
+def test_work_that_cannot_be(command, words, said):
+    """What is wrong with a worker is told before the log is looked for."""
+    code, _, err = command(
+        *("work", "protocols.netflow:netflow", "--from", "nats://127.0.0.1:1"),
+        *("--group", "g", *words),
+    )
+    assert 2 == code
+    assert err.startswith(f"protoserve: {said}")
+    assert 1 == len(err.splitlines())
+
+
 # How it goes -----------------------------------------------------------------------
 
 

@@ -295,6 +295,7 @@ def test_nothing_is_left_to_make(name, monkeypatch):
     spoken = PROTOCOLS[name]
     stream = spoken.framing is not None
     dispatcher = Service(spoken, handler_for(spoken)).dispatcher
+    dispatcher.prepare(stream)  # as others may have
     dispatcher.prepare_all(stream)
     for made in ("make_pump", "_make_turn"):
         monkeypatch.setattr(generate_turn, made, pytest.fail)

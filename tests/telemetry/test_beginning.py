@@ -151,6 +151,13 @@ def test_nonsense(where, said):
         Selection(where)
 
 
+def test_columns_of_one_name():
+    """Columns that no store can tell apart are told at once."""
+    with pytest.raises(DeclarationError, match="two columns are called 'a': one of"):
+        Selection(columns="a, b, a")
+    Selection(columns="a, b, 1 as c").close()
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [("name > 5", "Binder Error"), ("name::int > 5", "Conversion Error")],

@@ -149,6 +149,7 @@ def test_filter_and_select(tmp_path):
         ((*UDP, "--into", "a.duckdb", "--filter", "a >"), "filter or select: "),
         ((*UDP, "--into", "no/a.duckdb"), "cannot be written: no: No such file"),
         ((*UDP, "--into", "a.duckdb", "--queue", "many"), "expected a size"),
+        ((*UDP, "--into", "a", "--receive-buffer", "2GiB"), "at most 1073741824 bytes"),
         ((*UDP, "--into", "a.duckdb", "--metrics", "there"), "expected HOST:PORT"),
         ((*UDP, "--to", "nast://a"), "did you mean nats"),
         ((*UDP, "--into", "a.duckdb", "--config", "no.yaml"), "cannot read no.yaml"),

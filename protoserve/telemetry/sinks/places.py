@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from protoserve.errors import DeclarationError
 
-__all__ = ["check_place"]
+__all__ = ["check_folder", "check_place"]
 
 _FILES = {"duckdb", "jsonl", "sqlite"}
 """Sinks that write a file."""
@@ -52,6 +52,24 @@ def check_place(url: str) -> None:
         if exc.errno not in _PASSING:
             raise DeclarationError(
                 f"{scheme}:{where}: it cannot be written: {exc.strerror}"
+            ) from exc
+
+
+def check_folder(path: Path) -> None:
+    """
+    Find out whether a folder can be made, where it is not there, and written to.
+
+    Raises:
+        DeclarationError: it cannot be.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise _error(errno.ENOTDIR)
+        _try(path, makes_folders=True)
+    except OSError as exc:
+        if exc.errno not in _PASSING:
+            raise DeclarationError(
+                f"{path}: it cannot be written: {exc.strerror}"
             ) from exc
 
 
