@@ -254,7 +254,7 @@ class Collector:
                 tables = self._select(tables)
             except DeclarationError as exc:
                 tables = {}
-                self._account.drop("malformed", count)
+                self._account.drop("sink", count)  # no fault of who sent them
                 count = 0
                 _rare.log(logging.ERROR, "%s", exc)
         self._tell("rows", sum(table.num_rows for table in tables.values()))

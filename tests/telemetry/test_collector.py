@@ -17,6 +17,7 @@ from protoserve.telemetry.collector import COUNTED, Collector
 from protoserve.telemetry.deadletters import DeadLetters
 from protoserve.telemetry.intake import Intake
 from protoserve.telemetry.packing import unpack_tables
+from protoserve.telemetry.selecting import Selection
 from protoserve.telemetry.tables import Frames, Tables
 
 MOMENT = 1_700_000_000_000_000_000
@@ -86,7 +87,7 @@ def frames(data, hosts=None):
     )
 
 
-def collected(tabulator, *blocks, letters=None, tables=True):
+def collected(tabulator, *blocks, letters=None, tables=True, select=None):
     """
     Have blocks collected; give the account, what is kept, and the collector.
     """
@@ -95,7 +96,7 @@ def collected(tabulator, *blocks, letters=None, tables=True):
     collector._tabulator, collector._dead_letters = tabulator, letters
     collector._tables = kept if tables else None
     collector._frames = None if tables else kept
-    collector._select = collector._rates = collector._losses = None
+    collector._select, collector._rates, collector._losses = select, None, None
     for block in blocks:
         account.receive(len(block))
         collector.collect(block)
@@ -121,6 +122,21 @@ def test_one_that_fails(tmp_path):
     assert {"malformed: ValueError: there is one that is bad"} == {
         letter.outcome for letter in found
     }
+
+
+def test_a_filter_that_fails(monkeypatch, caplog):
+    """Rows that a filter cannot be evaluated with are lost, by no fault of the sender."""
+    monkeypatch.setattr(module, "_rare", RareLog(module.logger))
+    selection = Selection("data::varchar::int > 5")
+    balance, kept, _ = collected(Choosy(), frames([b"a", b"b"]), select=selection)
+    selection.close()
+    assert (2, 0, 2) == (
+        balance.received,
+        balance.dropped["malformed"],
+        balance.dropped["sink"],
+    )
+    assert [] == kept.entries
+    assert "filter or select: Conversion Error" in caplog.text
 
 
 def test_all_that_fail(monkeypatch, caplog):
