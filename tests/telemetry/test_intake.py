@@ -2,6 +2,7 @@
 The queue between receiving and tabulating, and the rates of exporters.
 """
 
+import contextlib
 import socket
 import threading
 
@@ -26,6 +27,20 @@ BLOCK = st.lists(
     max_size=40,
 )
 OTHER = Peer("udp", ("192.0.2.2", 1))
+
+
+@contextlib.contextmanager
+def ends():
+    """
+    Give a socket that receives, and one that sends to it.
+    """
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        receiving.bind(("127.0.0.1", 0))
+        sending.connect(receiving.getsockname())
+        yield receiving, sending
 
 
 def taken(intake):
@@ -106,13 +121,8 @@ def test_blocks(coalesced, blocks):
     """What blocks bring comes out in order, however it came together."""
     account = Account()
     intake = Intake(account)
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
-    ):
-        receiving.bind(("127.0.0.1", 0))
+    with ends() as (receiving, sending):
         block = Block(receiving, 64, 2048, gro=coalesced)
-        sending.connect(receiving.getsockname())
         for datagrams in blocks:
             send_together(sending, datagrams)
             block.receive(receiving)
@@ -130,12 +140,7 @@ def test_blocks_of_nothing():
     """A block whose datagrams were all too long brings nothing, and what follows comes."""
     account = Account()
     intake = Intake(account)
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
-    ):
-        receiving.bind(("127.0.0.1", 0))
-        sending.connect(receiving.getsockname())
+    with ends() as (receiving, sending):
         block = Block(receiving, 64, 100)
         for data, cut in ((bytes(101), 1), (b"short", 0)):
             sending.send(data)
