@@ -264,7 +264,8 @@ def test_a_sender_that_sends_too_much(tmp_path):
 
 def test_datagrams_that_the_kernel_drops(tmp_path):
     """What the kernel's queue does not hold is received, and dropped by the kernel."""
-    with collect(tmp_path, *UDP, "--into", "jsonl:rows.jsonl") as running:
+    words = (*UDP, "--into", "jsonl:rows.jsonl", "--receive-buffer", "1MiB")
+    with collect(tmp_path, *words) as running:
         with sender(running.port) as sock:
             running.process.send_signal(signal.SIGSTOP)
             datagram = reading(1, volts=range(200))
