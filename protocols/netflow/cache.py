@@ -7,8 +7,11 @@ strangers then push out each other, but none that is proven. A proven exporter g
 place up when all its templates have expired, and only then. Those on the allow-list are
 proven from the start.
 
-How much is kept is bounded three ways: exporters, templates of each, and bytes. A
-template expires when it was not sent again for a while, as UDP asks for (RFC 7011
+How much is kept is bounded three ways: exporters, templates of each, and bytes. Those on
+probation have the places that the proven ones leave, and always some: a storm of
+strangers takes next to nothing where places are taken by those that are known.
+
+A template expires when it was not sent again for a while, as UDP asks for (RFC 7011
 section 8.4). A collector has to be more patient than exporters are slow, by three times:
 the default is thrice the half hour that Cisco's routers take by theirs.
 """
@@ -30,6 +33,8 @@ _PAUSE = 1.0
 """Seconds between two writings of what has changed."""
 _OVERHEAD = 250
 """Bytes that a template takes beyond its specifiers, about."""
+_ALWAYS = 16
+"""The part of all places that is left for those on probation, as a divisor."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,11 +44,11 @@ class TemplateLimits:
     """
 
     exporters: int = 10_000
-    """Addresses that are proven, and as many on probation."""
+    """Addresses: proven ones, and others where there is room, a sixteenth at least."""
     templates: int = 256
     """Templates of each exporter, over all its domains."""
     size: int = 64 << 20
-    """Bytes of the templates of all that are proven, and as many on probation."""
+    """Bytes of their templates, with the same room for those on probation."""
     lifetime: float = 5400.0
     """Seconds after which a template that was not sent again is forgotten."""
     probation: float = 1.0
@@ -85,14 +90,9 @@ class _Ring:
     Exporters, the one that was heard of longest ago first.
     """
 
-    most: int
-    most_bytes: int
     exporters: OrderedDict[str, Exporter] = attrs.field(factory=OrderedDict)
     size: int = 0
-
-    @property
-    def is_over(self) -> bool:
-        return len(self.exporters) > self.most or self.size > self.most_bytes
+    """Bytes of all templates."""
 
     def pop(self, host: str) -> Exporter | None:
         exporter = self.exporters.pop(host, None)
@@ -117,8 +117,8 @@ class TemplateCache:
     def __init__(self, limits: TemplateLimits, folder: Path | None = None) -> None:
         self._limits = limits
         self._allowed = frozenset(limits.allowed)
-        self._proven = _Ring(limits.exporters, limits.size)
-        self._strangers = _Ring(limits.exporters, limits.size)
+        self._proven = _Ring()
+        self._strangers = _Ring()
         self._store = None if folder is None else TemplateStore(folder)
         self._saved = 0.0
         self._changed: set[str] = set()
@@ -198,11 +198,11 @@ class TemplateCache:
         self._forget(ring, exporter, key)
         self._add(ring, exporter, key, _Known(template, now, now))
         while len(exporter.templates) > self._limits.templates or (
-            ring is self._proven and ring.size > ring.most_bytes
+            ring is self._proven and ring.size > self._limits.size
         ):
             self._forget(ring, exporter, next(iter(exporter.templates)))
         self._note(ring, host)
-        while ring is self._strangers and ring.is_over:
+        while ring is self._strangers and self._is_over(ring):
             self._pop(ring, next(iter(ring.exporters)))
         return True
 
@@ -285,18 +285,28 @@ class TemplateCache:
         ring.put(host, exporter)
         return ring, exporter
 
+    def _is_over(self, ring: _Ring) -> bool:
+        """
+        Say whether there are too many; strangers have what the proven ones leave.
+        """
+        most, size = self._limits.exporters, self._limits.size
+        if ring is self._strangers:
+            most = max(most - len(self._proven.exporters), most // _ALWAYS, 1)
+            size = max(size - self._proven.size, size // _ALWAYS)
+        return len(ring.exporters) > most or ring.size > size
+
     def _prove(self, host: str, now: float) -> None:
         """
         Let an exporter among the proven ones, if there is room for it.
         """
         ring, exporter = self._proven, self._strangers.exporters[host]
-        room = len(ring.exporters) < ring.most
+        room = len(ring.exporters) < self._limits.exporters
         if not room:
             silent = next(iter(ring.exporters))
             room = silent in self._silent(ring, now - self._limits.lifetime)
             if room:
                 self._pop(ring, silent)
-        if room and ring.size + exporter.size <= ring.most_bytes:
+        if room and ring.size + exporter.size <= self._limits.size:
             self._strangers.pop(host)
             ring.put(host, exporter)
             self._changed.add(host)
@@ -320,7 +330,7 @@ class TemplateCache:
         for row in store.load():
             ring = self._proven if row.is_proven else self._strangers
             if row.host not in ring.exporters:
-                if ring.is_over:
+                if self._is_over(ring):
                     continue
                 ring.put(row.host, Exporter(stored=row.seen))
             exporter = ring.exporters[row.host]
