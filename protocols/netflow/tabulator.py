@@ -229,13 +229,20 @@ class NetFlowTabulator:
         Make rows of what has waited for a template.
         """
         owners = [one for one, messages, _ in taken for _ in messages]
-        block = self._looked_at(
-            _frames_of([m for _, messages, _ in taken for m in messages], owners)
-        )
-        self._add(block, tables)
-        wrong = {owners[place]: why for place, why in block.refused.items()}
-        # There are so many new templates that this one is forgotten again.
-        wrong |= {owners[place]: _NO_ROOM for place in block.unknown}
+        made: dict[str, list[pa.Table]] = {}
+        try:
+            block = self._looked_at(
+                _frames_of([m for _, messages, _ in taken for m in messages], owners)
+            )
+            self._add(block, made)
+        except Exception as exc:  # it has been taken, so nobody can try again
+            wrong = dict.fromkeys(owners, f"{type(exc).__name__}: {exc}")
+        else:
+            for name, each in made.items():
+                tables.setdefault(name, []).extend(each)
+            wrong = {owners[place]: why for place, why in block.refused.items()}
+            # There are so many new templates that this one is forgotten again.
+            wrong |= {owners[place]: _NO_ROOM for place in block.unknown}
         for one, _, is_all in taken:
             frame = waiting.pop(one, None) if is_all else waiting.get(one)
             if one in wrong and frame is not None:

@@ -148,7 +148,7 @@ class Intake:
                 found.lengths,
                 found.moments[rows],
                 found.names[rows],
-                lambda n: Peer("udp", decode(n)),
+                lambda name: self._peer(name, decode),
             )
         )
 
@@ -318,17 +318,17 @@ class Intake:
     def _exporter(
         self, name: bytes, piece: _Piece, exporters: dict[Any, tuple[int, Peer]]
     ) -> int:
-        peer = piece.peer(name) if len(name) == 1 else self._peer(name, piece)
+        peer = piece.peer(name)
         found = exporters.setdefault(peer, (len(exporters), peer))
         return found[0]
 
-    def _peer(self, name: bytes, piece: _Piece) -> Peer:
+    def _peer(self, name: bytes, decode: Callable[[bytes], Any]) -> Peer:
         """
         Give the one peer for a raw address; in a storm, those that come again stay.
         """
         peer = self._peers.get(name)
         if peer is None:
-            peer = self._peers_before.pop(name, None) or piece.peer(name)
+            peer = self._peers_before.pop(name, None) or Peer("udp", decode(name))
             self._peers[name] = peer
             if len(self._peers) > _MOST_PEERS:
                 self._peers, self._peers_before = {}, self._peers

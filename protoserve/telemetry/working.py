@@ -225,7 +225,6 @@ class FramesBlock:
     """
 
     gro = False
-    is_stamped = True
 
     def __init__(self, frames: Frames) -> None:
         self.rows = self.count = self.total = len(frames)

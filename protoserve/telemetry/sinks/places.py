@@ -8,9 +8,11 @@ file that another program holds, is trouble that passes, and is nothing to be to
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -42,17 +44,12 @@ def check_place(url: str) -> None:
     if scheme not in _FILES | _FOLDERS or where in ("-", ":memory:"):
         return
     path = Path(where)
-    try:
+    with _told(f"{scheme}:{where}"):
         if scheme in _FILES and path.is_dir():
             raise _error(errno.EISDIR)
         if scheme in _FOLDERS and path.is_file():
             raise _error(errno.ENOTDIR)
         _try(path, makes_folders=scheme in _MAKERS)
-    except OSError as exc:
-        if exc.errno not in _PASSING:
-            raise DeclarationError(
-                f"{scheme}:{where}: it cannot be written: {exc.strerror}"
-            ) from exc
 
 
 def check_folder(path: Path) -> None:
@@ -62,14 +59,23 @@ def check_folder(path: Path) -> None:
     Raises:
         DeclarationError: it cannot be.
     """
-    try:
+    with _told(str(path)):
         if path.exists() and not path.is_dir():
             raise _error(errno.ENOTDIR)
         _try(path, makes_folders=True)
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """
+    Tell that something cannot be written, unless that may pass.
+    """
+    try:
+        yield
     except OSError as exc:
         if exc.errno not in _PASSING:
             raise DeclarationError(
-                f"{path}: it cannot be written: {exc.strerror}"
+                f"{name}: it cannot be written: {exc.strerror}"
             ) from exc
 
 

@@ -239,6 +239,20 @@ def test_nothing_is_held_of_what_failed(tabulator, senders, monkeypatch):
     assert [1] == first_ports(tabulator.tables(senders.block([ipfix((2, last))])))
 
 
+def test_what_was_held_fails(tabulator, senders, monkeypatch):
+    """What has waited and then fails is given up, counted, and costs nothing else."""
+    assert 1 == tabulator.tables(senders.block([ipfix((256, ports((1, 2))))])).held
+    sent = [ipfix((256, ports((3, 4)))), ipfix((2, PORTS.definition()))]
+    with monkeypatch.context() as patch:
+        patch.setattr(tabulator._rows, "table", lambda *_: 1 / 0)
+        tables = tabulator.tables(senders.block(sent))
+    assert (0, 1, {}) == (tables.released, tables.expired, tables.tables)
+    (refused,) = tables.refused
+    assert (0, "malformed") == (refused.index, refused.reason)
+    assert "ZeroDivisionError: division by zero" == refused.error
+    assert (0, 0) == (tabulator.held.size, len(tabulator.held))
+
+
 def test_held_in_vain(tabulator, senders):
     """What has waited for too long is given up, and counted."""
     sent = [ipfix((256, ports((1, 2))))] * 3
