@@ -389,6 +389,9 @@ class Delivery:
     def _until_done(self, step: Callable[[], Result]) -> Result:
         """
         Do something again and again, until it works.
+
+        Raises:
+            _StoppedError: there is no time left; or, at the end, no log.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -398,6 +401,8 @@ class Delivery:
                 self._cut_off = isinstance(error, LogUnavailableError)
                 self.stats.retries += 1
                 self._wrong(str(error))
+                if self._cut_off and self._closing.is_set():
+                    raise _StoppedError from error
             else:
                 self._cut_off = False
                 return done

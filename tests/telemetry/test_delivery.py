@@ -18,6 +18,7 @@ import pytest
 
 from protoserve.telemetry import delivery as delivery_module
 from protoserve.telemetry.delivery import Delivery
+from protoserve.telemetry.logs.base import LogUnavailableError
 from protoserve.telemetry.packing import pack_tables
 from protoserve.telemetry.putaside import PutAside
 from protoserve.telemetry.sinks.base import (
@@ -436,6 +437,33 @@ def test_closing_with_a_sink_that_hangs(spool, caplog, monkeypatch):
     assert "does not come back" in caplog.text
     store.blocked.set()
     assert delivery.close(PATIENCE)
+
+
+def test_closing_while_the_log_goes_away(spool, monkeypatch):
+    """A log that goes away while the last is stored is not waited for; it comes again."""
+    store = Store()
+    store.blocked.clear()
+    delivery = Delivery(spool, "g", store, max_age=0.01)
+    delivery.start()
+    add(spool, 1)
+    until(lambda: "store" in store.calls)
+    closing = threading.Thread(target=delivery.close, args=(PATIENCE,))
+    closing.start()
+    until(delivery._closing.is_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery._consumer, "ack", away)
+        store.blocked.set()
+        delivery._thread.join(PATIENCE / 2)
+        assert not delivery._thread.is_alive()
+    closing.join()
+    assert 1 == delivery.stats.retries
+    with delivering(spool, store) as delivery:
+        until(lambda: delivery.stats.duplicates == 1)
+    assert [1] == store.numbers()
+
+
+def away(*_):
+    raise LogUnavailableError("away")
 
 
 def test_closing_delivers_what_is_there(spool):
