@@ -3,8 +3,9 @@ Gaps in what exporters say they have sent, by their own numbers.
 
 A number that is higher than expected tells how much is missing; one that is lower belongs
 to a datagram that came late, and is missing no more, or came twice. A number that is far
-off is a counter that began anew. Counters are 16 or 32 bits wide, mostly, and begin anew
-at zero.
+off is a counter that began anew, and so are many in a row that had all come before: an
+exporter that was started again may have sent few until then. Counters are 16 or 32 bits
+wide, mostly, and begin anew at zero.
 
 Exporters are told apart by address and by counter. Anyone can send from as many made-up
 addresses as they like, so a counter is on probation until it is heard of again a while
@@ -40,6 +41,8 @@ _FAR = 100_000
 """Datagrams beyond which a difference means that a counter has begun anew."""
 _RECENT = 32
 """Holes, and late numbers, that are remembered, to tell those that came twice."""
+_AGAIN = 32
+"""Datagrams that seem to come twice, in a row, of a counter that has begun anew."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -66,14 +69,26 @@ class Stream:
     """Where something is missing: by turns the number expected then, and how far it is."""
     _filled: array[int] | None = None
     """Numbers that came late. Both are made when they are needed: seldom."""
+    _again: int = 0
+    """The number behind the last one that came twice."""
+    _run: int = 0
+    """How many have come twice in a row."""
+
+    def advance(self, expected: int) -> None:
+        """
+        Take note of what has come as expected.
+        """
+        self.expected = expected
+        self._run = 0
 
     def follow(self, number: int, step: int, modulus: int) -> None:
         """
         Take note of one datagram's number.
         """
         ahead = (number - self.expected) % modulus
+        following = (number + step) % modulus
         if ahead == 0:
-            self.expected = (number + step) % modulus
+            self.advance(following)
             return
         behind = modulus - ahead
         far = min(_FAR * max(1, step), modulus // 4)
@@ -82,7 +97,7 @@ class Stream:
             self._holes = self._holes or array("Q")
             self._holes.extend((self.expected, ahead))
             del self._holes[: -2 * _RECENT]
-            self.expected = (number + step) % modulus
+            self.advance(following)
         elif behind <= far:
             self._filled = self._filled or array("Q")
             is_new = number not in self._filled and self._is_hole(number, modulus)
@@ -91,12 +106,20 @@ class Stream:
             if is_new:
                 self.reordered += 1
                 self.missing = max(0, self.missing - step)
-            else:
-                self.duplicates += 1
+                self._run = 0
+                return
+            self.duplicates += 1
+            self._run = self._run + 1 if number == self._again else 1
+            self._again = following
+            if self._run == _AGAIN:  # they stay counted: these are counts that grow
+                self._restart(following)
         else:
-            self.restarts += 1
-            self._holes = self._filled = None
-            self.expected = (number + step) % modulus
+            self._restart(following)
+
+    def _restart(self, expected: int) -> None:
+        self.restarts += 1
+        self._holes = self._filled = None
+        self.advance(expected)
 
     def _is_hole(self, number: int, modulus: int) -> bool:
         """
@@ -162,7 +185,7 @@ class Gaps:
                 (numbers[start + 1 : stop] == following[start : stop - 1]).all()
             )
             if is_whole:
-                stream.expected = int(following[stop - 1])
+                stream.advance(int(following[stop - 1]))
                 continue
             before = attrs.astuple(stream, filter=_is_counted)
             pairs = zip(

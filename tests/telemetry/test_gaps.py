@@ -63,6 +63,27 @@ def test_many_that_are_lost_at_once():
     assert (30 * 49_999, 0) == (gaps.missing, gaps.restarts)
 
 
+@pytest.mark.parametrize("step", [1, 30])
+@pytest.mark.parametrize("lost", [range(0), range(1000, 2000)])
+def test_an_exporter_that_is_started_again(step, lost):
+    """Few as its numbers were, they begin anew, and what is lost before and then counts."""
+    before = [step * number for number in range(5000) if number not in lost]
+    after = [step * number for number in range(3000) if not 100 <= number < 200]
+    gaps = Gaps()
+    gaps.follow(sequences(before, steps=step), PEERS, 0.0)
+    gaps.follow(sequences(after, steps=step), PEERS, 0.0)
+    assert (module._AGAIN, 1) == (gaps.duplicates, gaps.restarts)
+    assert step * (100 + len(lost)) == gaps.missing
+
+
+def test_all_that_comes_twice():
+    """Where each datagram comes a second time soon, its counter does not begin anew."""
+    numbers = [number + late for number in range(100) for late in (20, 0)]
+    gaps = Gaps()
+    gaps.follow(sequences([*range(20), *numbers]), PEERS, 0.0)
+    assert (0, 100, 0) == (gaps.missing, gaps.duplicates, gaps.restarts)
+
+
 def test_narrow_counters():
     """A counter of 16 bits begins anew at zero."""
     gaps = Gaps()
