@@ -2,8 +2,9 @@
 Templates: what the records behind them look like.
 
 A template set is read here for both ways of decoding. What cannot be a template is
-refused with its reason before anything is kept: fields without length, more fields than
-anyone needs, fields past the set's end, records that fit no datagram. A template is kept
+refused with its reason before anything is kept: records without length, more fields than
+anyone needs, fields past the set's end, records that fit no datagram. A field without
+length is one that says nothing: Juniper's firewalls have their options' scope like that. A template is kept
 as its field specifiers came, which compare quickly and take little memory; the `Layout`
 that records are read by is made of them when it is needed, and equal templates of any
 number of exporters share it.
@@ -236,7 +237,7 @@ def layout_of(specifiers: bytes, version: int, scopes: int | None) -> Layout:
         else:
             found = element(enterprise, number)
         name, kind, is_known = found
-        if name == "paddingOctets" and length != VARIABLE:
+        if not length or (name == "paddingOctets" and length != VARIABLE):
             kind = PADDING
         elif length != VARIABLE:
             kind = plain_kind(kind, length)
@@ -352,10 +353,10 @@ def _end_of_fields(data: bytes, at: int, count: int, version: int, number: int) 
             text = f"expected {count} fields, found the set's end behind {i}"
             raise ValueError(f"template {number}: {text}")
         length = int.from_bytes(data[at + 2 : at + 4])
-        if not length:
-            raise ValueError(f"template {number}: field {i} has no length")
         size += 1 if version == IPFIX and length == VARIABLE else length
         at += wide
+    if not size:
+        raise ValueError(f"template {number}: its records have no length")
     if size > _LONGEST:
         text = f"expected records that fit a datagram, found {size} bytes"
         raise ValueError(f"template {number}: {text}")

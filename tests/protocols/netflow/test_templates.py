@@ -14,6 +14,7 @@ from tests.protocols.netflow.blocks import (
     START,
     Exporters,
     ipfix,
+    parsed,
     ports,
     rows,
     v9,
@@ -156,14 +157,33 @@ HOSTILE = {
     "expected 1 to 512 fields, found 65535": struct.pack(">HH", 256, 65_535),
     "expected 1 to 512 fields, found 513": struct.pack(">HH", 256, 513)
     + specifiers(513),
-    "field 1 has no length": struct.pack(">HH", 256, 2)
-    + specifiers(1)
-    + specifiers(1, 0),
+    "its records have no length": struct.pack(">HH", 256, 2) + specifiers(2, 0),
     "found the set's end behind 1": struct.pack(">HH", 256, 2) + specifiers(1),
     "expected a template id from 256 on, found 255": struct.pack(">HH", 255, 1)
     + specifiers(1),
     "fit a datagram, found 130000": struct.pack(">HH", 256, 2) + specifiers(2, 65_000),
 }
+
+
+def test_fields_without_length(tabulator, senders):
+    """Juniper's firewalls send a scope without bytes: it says nothing, all else is read."""
+    options = Template.of(257, [(1, 0), (34, 4), (36, 2)], version=V9, scopes=1)
+    flows = Template.of(256, [(7, 2), (11, 2)], version=V9)
+    sent = v9(
+        (0, flows.definition()),
+        (1, options.definition()),
+        (256, ports((1, 2))),
+        (257, struct.pack(">IH", 1000, 60)),
+    )
+    (message,) = parsed([("here", sent)])
+    assert {"samplingInterval": 1000, "flowActiveTimeout": 60} == (
+        message.sets[3].content[0]
+    )
+    tables = tabulator.tables(senders.block([sent]))
+    assert [] == tables.refused
+    assert [1] == first_ports(tables)
+    (found,) = rows(tables, "options", options.names)
+    assert {"samplingInterval": 1000, "flowActiveTimeout": 60} == found
 
 
 @pytest.mark.parametrize("why", HOSTILE)
