@@ -34,6 +34,7 @@ from protocols.sflow.flows import (
 )
 from protocols.sflow.packets import read_header
 from protocols.sflow.samples import ExpandedFlowSample, FlowSample
+from protocols.sflow.xdr import clean
 from protoserve import Message
 from protoserve.telemetry.tables import column
 
@@ -163,7 +164,7 @@ def _user(record: ExtendedUser, row: FlowRow) -> None:
 
 
 def _url(record: ExtendedUrl, row: FlowRow) -> None:
-    row.url, row.host = record.url, record.host
+    row.url, row.host = clean(record.url), clean(record.host)
 
 
 def _mpls(record: ExtendedMpls, row: FlowRow) -> None:
@@ -239,6 +240,8 @@ class CounterRows:
             value = getattr(record, name)
             if limit is not None:
                 value = int(value) if 0 <= value < limit else None
+            elif isinstance(value, str):
+                value = clean(value)
             values[name] = value
         return self.row(**values)
 

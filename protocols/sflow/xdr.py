@@ -19,7 +19,6 @@ from construct import (
     GreedyBytes,
     Int32ub,
     Padding,
-    PascalString,
     Prefixed,
     PrefixedArray,
     Switch,
@@ -36,6 +35,7 @@ __all__ = [
     "Opaque",
     "Text",
     "address",
+    "clean",
     "mac_text",
 ]
 
@@ -96,8 +96,22 @@ Mac = ExprAdapter(
 Opaque = Aligned(4, Prefixed(Int32ub, GreedyBytes))
 """Bytes of any number."""
 
-Text = Aligned(4, PascalString(Int32ub, "utf-8"))
-"""A string; XDR says ASCII, and UTF-8 is what is sent."""
+Text = ExprAdapter(
+    Opaque,
+    lambda data, _context: data.decode("utf-8", "surrogateescape"),
+    lambda text, _context: text.encode("utf-8", "surrogateescape"),
+)
+"""
+A string; XDR says ASCII, and UTF-8 is what is sent, mostly. Bytes that are neither, as in
+what people call their ports or ask of web servers, are kept as lone surrogates.
+"""
+
+
+def clean(text: str) -> str:
+    """
+    Replace what is no text.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 FILLING = Padding(-this.length % 4)

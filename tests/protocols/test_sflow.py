@@ -168,6 +168,19 @@ def test_counters_that_an_agent_does_not_have():
     assert "interface_counters" == type(row).__table__
 
 
+def test_text_that_is_no_utf_8():
+    """It is kept in messages, replaced in tables, and costs nothing beside it."""
+    name = "B\udcfcro"
+    url = flows.ExtendedUrl(flows.UrlDirection.SRC, f"GET /{name}", name)
+    samples = examples.counted(counters.PortName(name)), flow(url)
+    data = bytes(examples.datagram(*samples))
+    assert b"B\xfcro" in data
+    assert data == bytes(parsed(data))
+    port, packet = rows(*samples)
+    assert ("B\ufffdro", "GET /B\ufffdro") == (port.name, packet.url)
+    assert "B\ufffdro" == packet.host
+
+
 def test_adapters_are_no_counters():
     """The list of a host's adapters is read, and is no row."""
     adapters = hosts.HostAdapters([hosts.HostAdapter(1, ["02:00:5e:00:00:01"] * 2)])
