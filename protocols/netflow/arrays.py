@@ -228,7 +228,8 @@ def _moments(kind: str) -> Callable[[NDArray[Any]], pa.Array]:
         per_second = np.uint64(10**6 if kind.endswith("Microseconds") else 10**9)
         plain = values.astype("u8")
         whole = ((plain >> np.uint64(32)) - np.uint64(NTP_EPOCH)) & np.uint64(2**32 - 1)
-        part = (plain & np.uint64(2**32 - 1)) * per_second >> np.uint64(32)
+        scaled = (plain & np.uint64(2**32 - 1)) * per_second
+        part = scaled + np.uint64(2**31) >> np.uint64(32)
         return pa.array((whole * per_second + part).view("i8")).cast(kept)
 
     made = {"dateTimeSeconds": seconds, "dateTimeMilliseconds": milliseconds}

@@ -114,14 +114,16 @@ def _text(data: bytes) -> str:
 
 
 def _ntp(data: bytes, per_second: int) -> int:
+    # The nearest one: a fraction is rarely a whole number of them, and exporters cut
+    # off what is behind it.
     seconds, fraction = (int.from_bytes(half) for half in (data[:4], data[4:]))
-    return (seconds - NTP_EPOCH) % _ERA * per_second + (fraction * per_second >> 32)
+    part = fraction * per_second + _ERA // 2 >> 32
+    return (seconds - NTP_EPOCH) % _ERA * per_second + part
 
 
 def _to_ntp(value: int, per_second: int) -> bytes:
     seconds, part = divmod(value, per_second)
-    # Rounded up, or reading would round it down a second time.
-    fraction = -(-part * _ERA // per_second)
+    fraction = (part * _ERA + per_second // 2) // per_second
     return struct.pack(">II", (seconds + NTP_EPOCH) % _ERA, fraction)
 
 

@@ -2,6 +2,7 @@
 Values of fields, elements, and what makes tables of them.
 """
 
+import struct
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from protocols.netflow import Template, element, netflow
 from protocols.netflow.elements import known_elements, scope
 from protocols.netflow.tabulator import NetFlowTabulator
 from protocols.netflow.templates import V9, read_templates
-from protocols.netflow.values import read, write
+from protocols.netflow.values import NTP_EPOCH, read, write
 from protoserve import DeclarationError
 from protoserve.telemetry.tabulate import tabulator_of
 from tests.protocols.netflow.blocks import START, Exporters, as_rows, v9
@@ -44,6 +45,19 @@ def test_there_and_back(kind, value, length):
     data = write(kind, value, length)
     assert length == len(data)
     assert value == read(kind, data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_second", "unused"),
+    [("dateTimeMicroseconds", 10**6, 11), ("dateTimeNanoseconds", 10**9, 0)],
+)
+@pytest.mark.parametrize("part", [1, 123_457, 455_865, 999_999])
+def test_moments_that_were_cut_off(kind, per_second, unused, part):
+    """An exporter cuts off what its fraction has no room for, or leaves bits unused."""
+    seconds = 1_767_225_600
+    fraction = (part << 32) // per_second >> unused << unused
+    data = struct.pack(">II", seconds + NTP_EPOCH, fraction)
+    assert seconds * per_second + part == read(kind, data)
 
 
 @pytest.mark.parametrize(
