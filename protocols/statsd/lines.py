@@ -39,6 +39,8 @@ TYPES = {
 _MOST_TAGS = 256
 _DIGITS = re.compile(rb"\d{1,18}")
 _EVENT = re.compile(rb"_e\{(\d{1,5}),(\d{1,5})\}:")
+_BEHIND_MESSAGE = re.compile(rb"(?:\|(?:c|e|card):[^|]*+)+\Z")
+"""Where a service check comes from, which clients write behind its message."""
 
 
 @attrs.define
@@ -255,12 +257,17 @@ def _read_check(line: bytes) -> ServiceCheck:
         found = shown(rest[0] if rest else b"")
         raise UnreadableError(min(at, len(line)), "a status, 0 to 3", found)
     check = ServiceCheck(text_of(name), int(rest[0]))
-    # The message is the last of all, and may have bars in it.
+    # The message may have bars in it, and is the last of what the client was told.
     body, mark, message = line[at + 1 :].partition(b"|m:")
-    if mark:
-        check.message = _folded(message.replace(rb"m\:", b"m:"))
     if body:
         _read_sections(check, body[1:].split(b"|"), at + 2, _OF_CHECK)
+    behind = _BEHIND_MESSAGE.search(message)
+    if behind:
+        start = len(line) - len(behind[0]) + 1
+        _read_sections(check, behind[0][1:].split(b"|"), start, _OF_CHECK)
+        message = message[: behind.start()]
+    if mark:
+        check.message = _folded(message.replace(rb"m\:", b"m:"))
     return check
 
 

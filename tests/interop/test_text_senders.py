@@ -110,7 +110,11 @@ def test_dogstatsd(require_module):
     handler = Metrics()
     with receiving(statsd.statsd, handler, "udp") as port:
         client = datadog.DogStatsd(
-            "127.0.0.1", port, constant_tags=["env:test"], disable_telemetry=True
+            "127.0.0.1",
+            port,
+            constant_tags=["env:test"],
+            disable_telemetry=True,
+            container_id="ci-1a2b",
         )
         client.increment("hits", tags=["web"])
         client.distribution("size", 12.5)
@@ -136,6 +140,7 @@ def test_dogstatsd(require_module):
         check.hostname,
         check.message,
     )
+    assert {"ci-1a2b"} == {line.container for line in got}
 
 
 # Graphite and InfluxDB ---------------------------------------------------------

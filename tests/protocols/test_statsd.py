@@ -64,6 +64,9 @@ READ = {
         "db up", 2, message="no | answer\nfrom m:x", tags=["env:dev"]
     ),
     b"_sc|a|0|d:17|h:h1": ServiceCheck("a", 0, 17, "h1"),
+    b"_sc|a|0|m:x | y|c:ci-1|card:low": ServiceCheck(
+        "a", 0, message="x | y", container="ci-1", extensions=["card:low"]
+    ),
 }
 
 
