@@ -13,11 +13,14 @@ strangers takes next to nothing where places are taken by those that are known.
 
 A template expires when it was not sent again for a while, as UDP asks for (RFC 7011
 section 8.4). A collector has to be more patient than exporters are slow, by three times:
-the default is thrice the half hour that Cisco's routers take by theirs.
+the default is thrice the half hour that Cisco's routers take by theirs. Over connections
+templates come once and hold for as long as these last (RFC 7011 section 8.1), so there
+they expire only when nothing was heard of the exporter for as long.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -50,7 +53,10 @@ class TemplateLimits:
     size: int = 64 << 20
     """Bytes of their templates, with the same room for those on probation."""
     lifetime: float = 5400.0
-    """Seconds after which a template that was not sent again is forgotten."""
+    """
+    Seconds after which a template that was not sent again is forgotten; over
+    connections, those of an exporter that has sent nothing.
+    """
     probation: float = 1.0
     """Seconds after which an exporter that sends a template again, or data, is proven."""
     allowed: Collection[str] = ()
@@ -75,6 +81,14 @@ class Exporter:
     size: int = 0
     stored: float = 0.0
     """When it was put into the store; 0 if it never was."""
+    heard: float = -math.inf
+    """When anything has come of it over a connection."""
+
+    def seen(self, known: _Known) -> float:
+        """
+        Say when one of its templates was last good.
+        """
+        return max(known.seen, self.heard)
 
 
 def template_key(version: int, domain: int, number: int) -> int:
@@ -144,9 +158,23 @@ class TemplateCache:
         if exporter is None:
             exporter = self._strangers.exporters.get(host)
         known = None if exporter is None else exporter.templates.get(key)
-        if known is None or now - known.seen > self._limits.lifetime:
+        if exporter is None or known is None:
+            return None
+        if now - exporter.seen(known) > self._limits.lifetime:
             return None
         return known.template
+
+    def hear(self, host: str, now: float) -> None:
+        """
+        Take note that an exporter is connected: its templates hold on.
+        """
+        for ring in (self._proven, self._strangers):
+            exporter = ring.exporters.get(host)
+            if exporter is not None:
+                exporter.heard = now
+                ring.exporters.move_to_end(host)
+                if now - exporter.stored > self._limits.lifetime / 4:
+                    self._note(ring, host)
 
     def use(self, host: str, key: int, now: float) -> Template | None:
         """
@@ -172,7 +200,7 @@ class TemplateCache:
         return [
             (key >> 16 & 0xFFFFFFFF, known.template)
             for key, known in exporter.templates.items()
-            if now - known.seen <= self._limits.lifetime
+            if now - exporter.seen(known) <= self._limits.lifetime
         ]
 
     def learn(self, host: str, domain: int, template: Template, now: float) -> bool:
@@ -255,7 +283,7 @@ class TemplateCache:
         gone = []
         for host, exporter in ring.exporters.items():
             last = next(reversed(exporter.templates.values()), None)
-            if last is not None and last.seen >= oldest:
+            if last is not None and exporter.seen(last) >= oldest:
                 break
             gone.append(host)
         return gone
@@ -364,7 +392,8 @@ class TemplateCache:
         exporter.stored = now
         for key, known in exporter.templates.items():
             domain = key >> 16 & 0xFFFFFFFF
-            row = TemplateStore.row(domain, known.template, known.since, known.seen)
+            seen = exporter.seen(known)
+            row = TemplateStore.row(domain, known.template, known.since, seen)
             yield (host, is_proven, *row)
 
 

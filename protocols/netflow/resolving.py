@@ -34,6 +34,8 @@ __all__ = ["Streams", "Templates", "streams_of"]
 
 _DOMAINS = {V9: 16, IPFIX: 12}
 """Where the domain is in the head."""
+_DATAGRAMS = frozenset({"udp", "unixgram"})
+"""Transports without connections."""
 
 
 @attrs.frozen(eq=False)
@@ -48,6 +50,8 @@ class Streams:
     """Address, version and domain of each."""
     domains: NDArray[np.int64]
     """For each frame."""
+    connected: frozenset[str]
+    """Addresses of those that have sent something over a connection."""
 
 
 def streams_of(frames: Frames, versions: NDArray[np.int64]) -> Streams:
@@ -75,7 +79,9 @@ def streams_of(frames: Frames, versions: NDArray[np.int64]) -> Streams:
     streams = [
         (names[key >> 36], key >> 32 & 15, key & 0xFFFFFFFF) for key in found.tolist()
     ]
-    return Streams(of_frame, streams, domains)
+    peers = map(frames.exporters.__getitem__, senders.tolist())
+    connected = frozenset(p.host for p in peers if p.transport not in _DATAGRAMS)
+    return Streams(of_frame, streams, domains, connected)
 
 
 @attrs.define(eq=False)
@@ -101,6 +107,8 @@ class Templates:
         """
         Read the template sets; a frame with a bad one is refused.
         """
+        for host in self.streams.connected:
+            self.cache.hear(host, self.now)
         sets = walked.sets
         versions = walked.versions[sets.frames]
         is_template = (sets.ids < 2) & (versions == V9)

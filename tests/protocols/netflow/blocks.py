@@ -28,13 +28,13 @@ START = 1_767_225_600.0
 class Exporters:
     """The senders of blocks, each the same object always."""
 
-    def __init__(self):
-        self.peers, self.places = [], {}
+    def __init__(self, transport="udp"):
+        self.peers, self.places, self.transport = [], {}, transport
 
     def place(self, host, port=40_000):
         if (host, port) not in self.places:
             self.places[host, port] = len(self.peers)
-            self.peers.append(Peer("udp", (host, port)))
+            self.peers.append(Peer(self.transport, (host, port)))
         return self.places[host, port]
 
     def block(self, datagrams, at=START, hosts="192.0.2.1", gap=0):

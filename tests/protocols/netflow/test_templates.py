@@ -165,6 +165,28 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(("transport", "most"), [("udp", 5400), ("tcp", 10_000)])
+def test_templates_over_connections(transport, most, tmp_path):
+    """A template that came once holds as long as its exporter sends over a connection."""
+    senders, tabulator = Exporters(transport), NetFlowTabulator(tmp_path)
+    rare = Template.of(257, [(7, 2), (11, 2)])
+    first = ipfix((2, PORTS.definition() + rare.definition()))
+    tabulator.tables(senders.block([first], START))
+    good = []
+    for age in range(100, 10_001, 100):
+        sent = ipfix((256 if age % 1000 else 257, ports((1, 2))))
+        tables = tabulator.tables(senders.block([sent], START + age))
+        tabulator.tick(START + age)
+        if first_ports(tables):
+            good.append(age)
+        if age == 9000:  # and through a restart
+            tabulator.close()
+            tabulator = NetFlowTabulator(tmp_path)
+            tabulator.tick(START + age + 50)
+    assert list(range(100, most + 1, 100)) == good
+    tabulator.close()
+
+
 def test_fields_without_length(tabulator, senders):
     """Juniper's firewalls send a scope without bytes: it says nothing, all else is read."""
     options = Template.of(257, [(1, 0), (34, 4), (36, 2)], version=V9, scopes=1)
