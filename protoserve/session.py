@@ -130,14 +130,19 @@ class Peer:
         """
         The peer's host, or its path; a name that only the kernel knows begins with @.
 
-        A Unix socket without a name has none: the text is empty.
+        A Unix socket without a name has none: the text is empty. An IPv4 host is the same
+        one to a socket of both families, which has it as ``::ffff:192.0.2.1`` (RFC 4291
+        section 2.5.5.2).
         """
         address = self.address
         if address is None:  # as datagrams tell of such a socket
             return ""
         if isinstance(address, bytes):  # of Linux's abstract Unix sockets
             return address.decode("utf-8", "backslashreplace").replace("\0", "@")
-        return str(address[0] if isinstance(address, tuple) else address)
+        if not isinstance(address, tuple):
+            return str(address)
+        host = str(address[0])
+        return host.removeprefix("::ffff:") if "." in host else host
 
     @property
     def port(self) -> int | None:

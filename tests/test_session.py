@@ -635,6 +635,8 @@ def test_descriptions():
     """Peers and sessions are shown as people write addresses."""
     assert "tcp://127.0.0.1:80" == str(Peer("tcp", ("127.0.0.1", 80)))
     assert "udp://[::1]:53" == str(Peer("udp", ("::1", 53, 0, 0)))
+    mapped = Peer("udp", ("::ffff:192.0.2.1", 53, 0, 0))
+    assert ("192.0.2.1", "udp://192.0.2.1:53") == (mapped.host, str(mapped))
     assert "unix:///tmp/x" == str(Peer("unix", "/tmp/x"))
     assert "unixgram://(unnamed)" == str(Peer("unixgram", ""))
     assert "unixgram://@0001f" == str(Peer("unixgram", b"\x000001f"))
