@@ -177,9 +177,10 @@ MEASURES = (
         "Rows that were made of datagrams.",
         _counted("rows"),
     ),
+    # No counter: what comes late is missing no more.
     Measure(
         "protoserve_sequence_missing",
-        True,
+        False,
         "What exporters have counted and has not come, in the units of their counters.",
         _counted("missing"),
     ),
@@ -201,7 +202,7 @@ MEASURES = (
         "How often exporters' counters began anew.",
         _counted("restarts"),
     ),
-    # These are no counters, as the list has an end: an exporter may leave it.
+    # Nor are these, as the list has an end: an exporter may leave it.
     *(
         Measure(
             f"protoserve_exporter_sequence_{field}",

@@ -46,7 +46,7 @@ def test_own_protocols(tmp_path):
             for number in (0, 1, 3):
                 sock.send(struct.pack(">IHf", 7, number, 60.0))
             running.await_metric("datagrams_delivered_total", 3)
-        assert 1 == running.metrics()["sequence_missing_total"]
+        assert 1 == running.metrics()["sequence_missing"]
         assert 0 == running.stop()
     (tmp_path / "stdout").unlink()
     with collect(tmp_path, *listen, protocol="alarms:alarms") as running:
