@@ -185,8 +185,8 @@ def _verify(signature: Signature, password: str | None, username: str) -> bool:
 def _decrypt(sealed: Encrypted, password: str | None, username: str) -> list[Part]:
     if password is None:
         raise UntrustedError(
-            f"encrypted by the user {username!r}, whose password is not known: name a "
-            f"password file in the environment variable {security.AUTH_FILE}"
+            f"encrypted by the user {username!r}, whose password is not known: it has "
+            f"to be in the file that the environment variable {security.AUTH_FILE} names"
         )
     try:
         plain = security.decrypted(password, sealed.iv, sealed.ciphertext)

@@ -20,6 +20,7 @@ they expire only when nothing was heard of the exporter for as long.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -29,8 +30,12 @@ import attrs
 
 from protocols.netflow.store import TemplateStore
 from protocols.netflow.templates import Template, Withdrawal
+from protoserve.rarelog import RareLog
 
 __all__ = ["Exporter", "TemplateCache", "TemplateLimits", "template_key"]
+
+logger = logging.getLogger("protoserve")
+_rare = RareLog(logger, 60.0)
 
 _PAUSE = 1.0
 """Seconds between two writings of what has changed."""
@@ -48,7 +53,7 @@ class TemplateLimits:
 
     exporters: int = 10_000
     """Addresses: proven ones, and others where there is room, a sixteenth at least."""
-    templates: int = 256
+    templates: int = 1024
     """Templates of each exporter, over all its domains."""
     size: int = 64 << 20
     """Bytes of their templates, with the same room for those on probation."""
@@ -229,6 +234,8 @@ class TemplateCache:
             ring is self._proven and ring.size > self._limits.size
         ):
             self._forget(ring, exporter, next(iter(exporter.templates)))
+            text = "%s: it has more templates than are kept; its oldest is forgotten"
+            _rare.log(logging.WARNING, text, host)
         self._note(ring, host)
         while ring is self._strangers and self._is_over(ring):
             self._pop(ring, next(iter(ring.exporters)))

@@ -2,9 +2,9 @@
 Templates: what the records behind them look like.
 
 A template set is read here for both ways of decoding. What cannot be a template is
-refused with its reason before anything is kept: records without length, more fields than
-anyone needs, fields past the set's end, records that fit no datagram. A field without
-length is one that says nothing: Juniper's firewalls have their options' scope like that. A template is kept
+refused with its reason before anything is kept: fields without length, more fields than
+anyone needs, fields past the set's end, records that fit no datagram. Only a scope may have
+no length, and says nothing then: Juniper's firewalls send such options. A template is kept
 as its field specifiers came, which compare quickly and take little memory; the `Layout`
 that records are read by is made of them when it is needed, and equal templates of any
 number of exporters share it.
@@ -322,7 +322,7 @@ def _read(data: bytes, version: int, set_id: int) -> tuple[Template | Withdrawal
                     text = f"expected a scope of 1 to {count} fields, found {scopes}"
                     raise ValueError(f"options template {number}: {text}")
         at += head
-        stop = _end_of_fields(data, at, count, version, number)
+        stop = _end_of_fields(data, at, count, scopes or 0, version, number)
         found.append(Template(number, data[at:stop], version, scopes))
         at = stop
     return tuple(found)
@@ -339,7 +339,9 @@ def _checked(number: int) -> int:
     return number
 
 
-def _end_of_fields(data: bytes, at: int, count: int, version: int, number: int) -> int:
+def _end_of_fields(
+    data: bytes, at: int, count: int, scopes: int, version: int, number: int
+) -> int:
     """
     Find where a template's fields end, and whether records can be like that.
     """
@@ -353,6 +355,8 @@ def _end_of_fields(data: bytes, at: int, count: int, version: int, number: int) 
             text = f"expected {count} fields, found the set's end behind {i}"
             raise ValueError(f"template {number}: {text}")
         length = int.from_bytes(data[at + 2 : at + 4])
+        if not length and i >= scopes:
+            raise ValueError(f"template {number}: field {i} has no length")
         size += 1 if version == IPFIX and length == VARIABLE else length
         at += wide
     if not size:

@@ -16,7 +16,7 @@ for (pen, number), found in known_elements().items():
 def field(chance, version):
     kind = chance.choice(sorted(BY_KIND))
     number = chance.choice(BY_KIND[kind][:12])
-    length = chance.choice([*(lengths_of(kind) or (1, 2, 7, 20)), 3, 9, 0])
+    length = chance.choice([*(lengths_of(kind) or (1, 2, 7, 20)), 3, 9])
     if version == V9:
         return Field(chance.choice([number] * 6 + [40_001, 57_000]), length)
     if chance.random() < 0.25:
@@ -27,9 +27,9 @@ def field(chance, version):
 
 def template(chance, version, number):
     fields = [field(chance, version) for _ in range(chance.randint(1, 8))]
-    if not any(each.length for each in fields):
-        fields.append(Field(4, 1))
     scopes = chance.choice([None, None, 1])
+    if scopes and len(fields) > 1 and chance.random() < 0.2:
+        fields[0] = Field(1, 0)
     return Template.of(number, fields, version=version, scopes=scopes)
 
 

@@ -94,7 +94,7 @@ def test_a_bad_template_is_explained():
     sent = blocks.ipfix((2, struct.pack(">HHHH", 256, 1, 8, 0)))
     (error,) = parsed([("here", sent)])
     assert isinstance(error, MalformedMessageError)
-    assert "template 256: its records have no length" in str(error)
+    assert "template 256: field 0 has no length" in str(error)
 
 
 def test_content_has_to_be_bytes():

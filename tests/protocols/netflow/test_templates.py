@@ -157,7 +157,9 @@ HOSTILE = {
     "expected 1 to 512 fields, found 65535": struct.pack(">HH", 256, 65_535),
     "expected 1 to 512 fields, found 513": struct.pack(">HH", 256, 513)
     + specifiers(513),
-    "its records have no length": struct.pack(">HH", 256, 2) + specifiers(2, 0),
+    "field 1 has no length": struct.pack(">HH", 256, 2)
+    + specifiers(1)
+    + specifiers(1, 0),
     "found the set's end behind 1": struct.pack(">HH", 256, 2) + specifiers(1),
     "expected a template id from 256 on, found 255": struct.pack(">HH", 255, 1)
     + specifiers(1),
@@ -187,7 +189,7 @@ def test_templates_over_connections(transport, most, tmp_path):
     tabulator.close()
 
 
-def test_fields_without_length(tabulator, senders):
+def test_scope_without_length(tabulator, senders):
     """Juniper's firewalls send a scope without bytes: it says nothing, all else is read."""
     options = Template.of(257, [(1, 0), (34, 4), (36, 2)], version=V9, scopes=1)
     flows = Template.of(256, [(7, 2), (11, 2)], version=V9)
