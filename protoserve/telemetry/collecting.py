@@ -33,7 +33,7 @@ from protoserve.service import Service
 from protoserve.telemetry.collector import COUNTED, ENOUGH, Collector
 from protoserve.telemetry.columns import check_columns
 from protoserve.telemetry.deadletters import DeadLetters
-from protoserve.telemetry.delivery import Delivery
+from protoserve.telemetry.delivery import Delivery, Refusals
 from protoserve.telemetry.forwarding import Forwarding
 from protoserve.telemetry.intake import Intake
 from protoserve.telemetry.logs.base import Log, LogUnavailableError
@@ -133,6 +133,7 @@ class _Outlets:
         self._account = account
         self._folders = folders
         self._lost = dict(lost)
+        self._refusals = Refusals()
         self._refused = 0
         """What of this process's has been written down as refused."""
         self._spools: list[Spool] = []
@@ -155,6 +156,7 @@ class _Outlets:
                 max_rows=sink.max_rows or _MAX_ROWS,
                 max_age=sink.max_age or _MAX_AGE,
                 aside=aside,
+                refusals=self._refusals,
             )
             self._ways.append((delivery, spools))
         if settings.to is not None:
@@ -218,7 +220,8 @@ class _Outlets:
                 min(dones.get(worker, 0) for dones, _ in settled) for worker in workers
             )
             # In shared memory: whoever did this before may have been killed.
-            refused = max(way.stats.dropped for way, _ in self._ways)
+            dropped_each = (way.stats.dropped for way, _ in self._ways)
+            refused = max(self._refusals.count, *dropped_each)
             self._account.add("settled_refused", refused - self._refused)
             self._refused = refused
             lost = max(lost for _, lost in settled)

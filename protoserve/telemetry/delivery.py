@@ -41,7 +41,7 @@ from protoserve.telemetry.sinks.base import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Delivery", "DeliveryStats"]
+__all__ = ["Delivery", "DeliveryStats", "Refusals"]
 
 logger = logging.getLogger("protoserve")
 
@@ -65,6 +65,8 @@ Not further, as others wait when it is made to wait with the interpreter's lock.
 """
 _MOST = 256
 """Entries that are taken at once."""
+_MOST_REFUSED = 100_000
+"""Entries that are known to be refused: others may refuse them much later."""
 
 
 @attrs.define
@@ -107,6 +109,30 @@ class _ConflictError(Exception):
     """
 
 
+class Refusals:
+    """
+    What one or more of several sinks have refused: each entry counts once.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        """The datagrams for which the entries stand."""
+        self._lock = threading.Lock()
+        self._ids: dict[str, None] = {}
+
+    def add(self, entry: Entry) -> None:
+        """
+        Count an entry, unless another sink has refused it lately.
+        """
+        with self._lock:
+            if entry.id in self._ids:
+                return
+            self._ids[entry.id] = None
+            self.count += entry.count
+            if len(self._ids) > _MOST_REFUSED:
+                del self._ids[next(iter(self._ids))]
+
+
 @attrs.frozen(eq=False)
 class _Item:
     """
@@ -133,6 +159,7 @@ class Delivery:
         max_size: bytes of payload at which a batch is stored.
         filter: makes tables of tables: fewer rows, columns or tables.
         aside: where what the sink refuses is kept; `None`: it is only counted.
+        refusals: counts what is refused, together with other deliveries from the log.
     """
 
     def __init__(
@@ -147,6 +174,7 @@ class Delivery:
         max_size: int = 64 << 20,
         filter: Callable[[NamedTables], NamedTables] | None = None,  # noqa: A002
         aside: PutAside | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.group = group
         self.stats = DeliveryStats()
@@ -158,6 +186,7 @@ class Delivery:
         self._max_age = max_age
         self._max_size = max_size
         self._aside = aside
+        self._refusals = refusals
         self._rare = RareLog(logger, 60.0)
         self._random = random.Random()  # noqa: S311 - only spreads retries
         self._closing = threading.Event()
@@ -341,6 +370,8 @@ class Delivery:
     def _refuse(self, entry: Entry, why: str, payload: bytes | None = None) -> None:
         self.stats.refused += 1
         self.stats.dropped += entry.count
+        if self._refusals is not None:
+            self._refusals.add(entry)
         self.stats.last_error = why
         if payload is not None and self._aside is not None:
             self._aside.put(entry.id, payload, why)

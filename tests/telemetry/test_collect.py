@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import struct
 from pathlib import Path
 
@@ -138,6 +139,24 @@ def test_filter_and_select(tmp_path):
     assert {"device": 3, "millivolts": 1000.0} == {
         name: rows[3][name] for name in ("device", "millivolts")
     }
+
+
+def test_refused_by_one_of_several(tmp_path):
+    """What one store or another has refused is dropped, and not delivered."""
+    words = list(UDP)
+    for table, column in ("readings", "volts"), ("lines", "text"):
+        with sqlite3.connect(tmp_path / f"{table}.sqlite") as database:
+            database.execute(f"create table {table} ({column} boolean)")
+        words += ["--into", f"{table}.sqlite"]
+    with collect(tmp_path, *words) as running, sender(running.port) as sock:
+        send_all(sock, running, [reading(number) for number in range(5)])
+        running.await_metric('datagrams_dropped_total{reason="sink"}', 5)
+        send_all(sock, running, [framed(Notes(7, ["noted"]), 2)] * 3)
+        running.await_metric("datagrams_in_flight", 0)
+        assert 0 == running.stop()
+        last = running.last()
+    assert (0, 8) == (last["delivered"], last["dropped"]["sink"])
+    assert [1, 1] == [sink["refused"] > 0 for sink in last["sinks"]]
 
 
 @pytest.mark.parametrize(

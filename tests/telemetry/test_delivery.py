@@ -17,7 +17,7 @@ import pyarrow.ipc
 import pytest
 
 from protoserve.telemetry import delivery as delivery_module
-from protoserve.telemetry.delivery import Delivery
+from protoserve.telemetry.delivery import Delivery, Refusals
 from protoserve.telemetry.logs.base import LogUnavailableError
 from protoserve.telemetry.packing import pack_tables
 from protoserve.telemetry.putaside import PutAside
@@ -107,8 +107,8 @@ def until(condition):
 
 
 @contextmanager
-def delivering(spool, sink, **options):
-    delivery = Delivery(spool, "g", sink, **{"max_age": 0.01, **options})
+def delivering(spool, sink, group="g", **options):
+    delivery = Delivery(spool, group, sink, **{"max_age": 0.01, **options})
     delivery.start()
     try:
         yield delivery
@@ -324,6 +324,20 @@ def test_refused_rows(spool, tmp_path, caplog):
     assert [13, 27] == sorted(kept)
     assert 0 == spool.consume("g").lag()
     assert "t does not take 13" in caplog.text
+
+
+def test_refused_by_several(spool, monkeypatch):
+    """What several sinks refuse are entries of any of them, each counted once."""
+    monkeypatch.setattr(delivery_module, "_MOST_REFUSED", 3)
+    for number in range(10):
+        add(spool, number, count=2)
+    refusals = Refusals()
+    for group, bad in {"first": (1, 2), "second": (2, 3, 4), "third": (4, 5)}.items():
+        store = Store(lambda name, row, bad=bad: row["n"] in bad)
+        with delivering(spool, store, group=group, refusals=refusals) as delivery:
+            until(lambda delivery=delivery: delivery.stats.entries == 10)
+        assert 2 * len(bad) == delivery.stats.dropped
+    assert 2 * 5 == refusals.count
 
 
 def test_refused_table(spool, tmp_path):
