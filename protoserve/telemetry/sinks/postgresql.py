@@ -85,7 +85,6 @@ _RETRY = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.InternalError,
-    psycopg.IntegrityError,
     errors.InsufficientPrivilege,
     errors.InvalidSchemaName,
     errors.UndefinedColumn,
@@ -311,6 +310,12 @@ class PostgreSQLSink(NetworkSink):
         timer.start()
         try:
             yield
+        except psycopg.IntegrityError as exc:
+            # Of a table that somebody else makes just now, or of the rows.
+            if exc.diag.schema_name != "pg_catalog":
+                raise SinkRefusedError(self._line(exc)) from None
+            self.close()
+            raise SinkUnavailableError(self._line(exc)) from None
         except _RETRY as exc:
             self.close()
             said = f"no answer within {TIMEOUT:.0f} s" if late.is_set() else exc

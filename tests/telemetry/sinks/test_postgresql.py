@@ -200,6 +200,20 @@ class TestSchema:
             assert set() == sink.known(["b"])
         assert [{"n": 1, "address": None, "more": None}] == case.rows()
 
+    @pytest.mark.parametrize(
+        "rule", ["more text not null", "check (n < 2)", "unique (n)"]
+    )
+    def test_a_table_with_a_rule(self, case, execute, rule):
+        """Rows that do not meet a constraint are refused, as they will not later."""
+        with case.opened() as sink:
+            execute(f"create table readings (n bigint, {rule})")
+            with pytest.raises(SinkRefusedError, match="constraint"):
+                sink.store(numbers(2, 2), ["a"])
+            assert set() == sink.known(["a"])
+            execute("drop table readings")
+            sink.store(numbers(2, 2), ["a"])
+        assert [{"n": 2}] * 2 == case.rows()
+
     def test_a_table_of_another_schema(self, case, execute):
         """A table of the same name in another schema is left alone."""
         table = f"public.of_{case.url.rpartition('=')[2]}"
