@@ -30,6 +30,7 @@ from pyarrow import types
 
 from protoserve.errors import ProtoserveError
 from protoserve.telemetry.sinks.base import Sink, SinkRefusedError, SinkUnavailableError
+from protoserve.telemetry.sinks.files import identity_of
 from protoserve.telemetry.sinks.options import count, one_of, split
 from protoserve.telemetry.sinks.schema import (
     ENTRIES,
@@ -73,6 +74,7 @@ class DuckDBSink(Sink):
         self._config.setdefault("threads", 1)
         self._hold = self._config.pop("hold", "yes") == "yes"
         self._connection: Any = None
+        self._file: tuple[int, int] | None = None
         self._fits: dict[str, pa.Schema] = {}
         self._pruned = 0.0
 
@@ -113,6 +115,8 @@ class DuckDBSink(Sink):
             self._connection = None
 
     def _connect(self) -> Any:
+        if self._connection is not None and identity_of(self._path) != self._file:
+            self.close()  # what is stored in it nobody would find
         if self._connection is None:
             self._connection = duckdb.connect(self._path, config=self._config)
             _run(self._connection, "set TimeZone = 'UTC'")
@@ -121,6 +125,7 @@ class DuckDBSink(Sink):
                 f"create table if not exists {ENTRIES}"
                 '(id varchar primary key, "at" timestamptz)',
             )
+            self._file = identity_of(self._path)
         return self._connection
 
     @contextmanager

@@ -23,6 +23,7 @@ from protoserve.telemetry.sinks.base import SinkRefusedError, SinkUnavailableErr
 __all__ = [
     "append",
     "cut_line",
+    "identity_of",
     "make_folder",
     "newest_schema",
     "sync_folder",
@@ -55,6 +56,16 @@ def system_errors(what: object) -> Iterator[None]:
         raise kind(f"{where}: {exc.strerror or exc}") from exc
     except pa.ArrowException as exc:
         raise SinkRefusedError(f"{what}: {str(exc).splitlines()[0]}") from exc
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """
+    Say which file has a name, if there is one: not that of yesterday, if it was replaced.
+    """
+    with contextlib.suppress(OSError):
+        found = Path(path).stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def make_folder(path: Path) -> None:

@@ -25,6 +25,7 @@ from pyarrow import types
 
 from protoserve.errors import ProtoserveError
 from protoserve.telemetry.sinks.base import Sink, SinkRefusedError, SinkUnavailableError
+from protoserve.telemetry.sinks.files import identity_of
 from protoserve.telemetry.sinks.options import seconds, split
 from protoserve.telemetry.sinks.schema import (
     ENTRIES,
@@ -85,6 +86,7 @@ class SQLiteSink(Sink):
         self._path, options = split(url, _OPTIONS)
         self._timeout: float = options.get("timeout", 30.0)
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._fits: dict[str, pa.Schema] = {}
         self._pruned = 0.0
 
@@ -122,6 +124,12 @@ class SQLiteSink(Sink):
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
+        if self._connection is not None and identity_of(self._path) != self._file:
+            # What is stored in it nobody would find. Its log has to be empty, or it would
+            # be taken for that of the file which has the name now.
+            with suppress(sqlite3.Error):
+                self._connection.execute("pragma wal_checkpoint(truncate)").fetchall()
+            self.close()
         if self._connection is None:
             connection = sqlite3.connect(
                 self._path,
@@ -139,6 +147,7 @@ class SQLiteSink(Sink):
             connection.execute(
                 f"create index if not exists {ENTRIES}_at on {ENTRIES}(at)"
             )
+            self._file = identity_of(self._path)
         return self._connection
 
     @contextmanager
