@@ -143,6 +143,8 @@ class _Item:
     entry: Entry
     tables: NamedTables
     rows: int
+    count: int
+    """The datagrams that it stands for."""
 
 
 class Delivery:
@@ -154,6 +156,8 @@ class Delivery:
         group: as which group they are read.
         sink: where they go. The delivery's thread opens and closes it.
         unpack: makes tables of an entry's payload.
+        count: says how many datagrams were in what was unpacked last, where the log keeps
+            no such number.
         max_rows: a batch is stored when it has so many rows; an entry more may be in.
         max_age: seconds after which a batch is stored, however small.
         max_size: bytes of payload at which a batch is stored.
@@ -169,6 +173,7 @@ class Delivery:
         sink: Sink,
         *,
         unpack: Callable[[bytes], NamedTables] = unpack_tables,
+        count: Callable[[], int] | None = None,
         max_rows: int = 50_000,
         max_age: float = 1.0,
         max_size: int = 64 << 20,
@@ -181,6 +186,7 @@ class Delivery:
         self._log = log
         self._sink = sink
         self._unpack = unpack
+        self._count = count
         self._filter = filter
         self._max_rows = max_rows
         self._max_age = max_age
@@ -320,11 +326,15 @@ class Delivery:
             if self._filter is not None:
                 tables = self._filter(tables)
         except Exception as error:
-            self._refuse(entry, str(error) or type(error).__name__, entry.payload)
-            return _Item(entry.id, entry, {}, -1)
+            why = str(error) or type(error).__name__
+            self._refuse(entry, self._counted(entry), why, entry.payload)
+            return _Item(entry.id, entry, {}, -1, 0)
         filled = {name: table for name, table in tables.items() if table.num_rows}
         rows = sum(table.num_rows for table in filled.values())
-        return _Item(entry.id, entry, filled, rows)
+        return _Item(entry.id, entry, filled, rows, self._counted(entry))
+
+    def _counted(self, entry: Entry) -> int:
+        return entry.count if self._count is None else self._count()
 
     def _deliver(self, consumer: Consumer, items: Sequence[_Item]) -> None:
         """
@@ -334,7 +344,7 @@ class Delivery:
             self._until_done(lambda: self._store(items))
             for item in items:
                 if item.rows >= 0:
-                    self.stats.delivered += item.entry.count
+                    self.stats.delivered += item.count
         except (SinkRefusedError, _ConflictError) as error:
             if len(items) > 1:
                 middle = len(items) // 2
@@ -352,7 +362,7 @@ class Delivery:
         entry = item.entry
         refused: dict[str, str] = {}
         for name, table in item.tables.items():
-            part = _Item(f"{item.id}/{name}", entry, {name: table}, table.num_rows)
+            part = _Item(f"{item.id}/{name}", entry, {name: table}, table.num_rows, 0)
             try:
                 if len(item.tables) == 1:
                     raise SinkRefusedError(why)
@@ -363,13 +373,16 @@ class Delivery:
             if self._aside is not None:
                 self._aside.put_table(f"{item.id}/{name}", item.tables[name], said)
         if refused:
-            self._refuse(entry, "; ".join(f"{n}: {e}" for n, e in refused.items()))
+            said = "; ".join(f"{n}: {e}" for n, e in refused.items())
+            self._refuse(entry, item.count, said)
         else:
-            self.stats.delivered += entry.count
+            self.stats.delivered += item.count
 
-    def _refuse(self, entry: Entry, why: str, payload: bytes | None = None) -> None:
+    def _refuse(
+        self, entry: Entry, count: int, why: str, payload: bytes | None = None
+    ) -> None:
         self.stats.refused += 1
-        self.stats.dropped += entry.count
+        self.stats.dropped += count
         if self._refusals is not None:
             self._refusals.add(entry)
         self.stats.last_error = why

@@ -93,6 +93,7 @@ class Working:
                 own,
                 sink,
                 unpack=unpack,
+                count=lambda unpack=unpack: unpack.good,  # type: ignore[misc]
                 max_rows=sink.max_rows or _MAX_ROWS,
                 max_age=sink.max_age or _MAX_AGE,
                 aside=aside,
@@ -159,10 +160,9 @@ class Working:
             balance = self._service.account.balance()
         else:
             unpack, stats = self._unpackings[0], self._ways[0][1].stats
-            unpack.settle(stats.entries)
-            dropped = dict.fromkeys(REASONS, 0) | {"malformed": unpack.refused}
-            delivered = max(0, unpack.done - unpack.refused)
-            balance = Balance(unpack.received, delivered, dropped)
+            dropped = dict.fromkeys(REASONS, 0)
+            dropped |= {"malformed": unpack.refused, "sink": stats.dropped}
+            balance = Balance(unpack.received, stats.delivered, dropped)
         sinks = tuple(
             SinkFigures(
                 name=name,

@@ -17,7 +17,6 @@ import socket
 import threading
 import time
 from array import array
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,8 @@ class Unpacking:
     """
 
     def __init__(self, protocol: Protocol, folder: Path | None) -> None:
-        self.received = self.refused = self.done = 0
-        """Datagrams: all, those that are no messages, and all of entries done with."""
-        self._counts: deque[int] = deque()
-        self._entries = 0
+        self.received = self.refused = self.good = 0
+        """Datagrams: all, those that are no messages, and the last entry's others."""
         self._tabulator = tabulator_of(protocol, folder)
         self._rare = RareLog(logger)
 
@@ -69,24 +66,17 @@ class Unpacking:
         """
         Make tables; datagrams that cannot be used are logged.
         """
+        self.good = 0
         frames = unpack_frames(payload)
         made = self._tabulator.tables(frames)
         count = int(np.count_nonzero(frames.times))
         self.received += count
         self.refused += len(made.refused)
-        self._counts.append(count)
+        self.good = count - len(made.refused)
         for refused in made.refused:
             text = "a datagram is %s: %s"
             self._rare.log(logging.WARNING, text, refused.reason, refused.error)
         return dict(made.tables)
-
-    def settle(self, entries: int) -> None:
-        """
-        Take note that so many entries, of all that there were, have been dealt with.
-        """
-        while self._counts and self._entries < entries:
-            self.done += self._counts.popleft()
-            self._entries += 1
 
     def close(self) -> None:
         """

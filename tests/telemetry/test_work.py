@@ -17,7 +17,7 @@ from protoserve.telemetry.workers import _groups
 from tests.service.kit import until
 from tests.telemetry.logs.cluster import nats_cluster
 from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
-from tests.telemetry.stations import reading
+from tests.telemetry.stations import Notes, framed, reading
 
 pytest.importorskip("nats")
 pytest.importorskip("prometheus_client")
@@ -96,6 +96,31 @@ def test_from_the_beginning(tmp_path):
                 assert 0 == worker.stop()
             (tmp_path / "worker" / "stdout").unlink()
         assert 50 * SAMPLES == count(tmp_path / "worker")
+
+
+def test_refused_by_the_store(tmp_path):
+    """Datagrams whose rows the store has refused are dropped, and not delivered."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as store:
+        store.execute("create table lines (text boolean)")
+    into = ("--into", f"sqlite:{tmp_path}/store.sqlite")
+    with (
+        nats_cluster(1, tmp_path) as cluster,
+        collect(tmp_path / "edge", *UDP, "--to", cluster.url) as edge,
+    ):
+        send_readings(edge, 0, 50)
+        edge.await_metric("datagrams_delivered_total", 50)
+        with sender(edge.port) as sock:
+            for _ in range(7):
+                sock.send(framed(Notes(7, ["noted"]), 2))
+            edge.await_metric("datagrams_delivered_total", 57)
+        with work(tmp_path / "worker", cluster.url, "g", *into) as worker:
+            until(lambda: count(tmp_path) == 50 * SAMPLES, PATIENCE)
+            until(lambda: "refused" in worker.errors, PATIENCE)
+            assert 0 == worker.stop()
+            last = worker.last()
+        assert 0 == edge.stop()
+    assert (57, 57) == balanced(last)
+    assert (50, 7) == (last["delivered"], last["dropped"]["sink"])
 
 
 @pytest.mark.parametrize("target", ["stations", "app"])
