@@ -362,7 +362,8 @@ class Delivery:
         entry = item.entry
         refused: dict[str, str] = {}
         for name, table in item.tables.items():
-            part = _Item(f"{item.id}/{name}", entry, {name: table}, table.num_rows, 0)
+            id_ = _part_id(item, name)
+            part = _Item(id_, entry, {name: table}, table.num_rows, 0)
             try:
                 if len(item.tables) == 1:
                     raise SinkRefusedError(why)
@@ -371,7 +372,7 @@ class Delivery:
                 refused[name] = str(error)
         for name, said in refused.items():
             if self._aside is not None:
-                self._aside.put_table(f"{item.id}/{name}", item.tables[name], said)
+                self._aside.put_table(_part_id(item, name), item.tables[name], said)
         if refused:
             said = "; ".join(f"{n}: {e}" for n, e in refused.items())
             self._refuse(entry, item.count, said)
@@ -400,12 +401,15 @@ class Delivery:
                 self._sink.open()
                 self._open = True
             # Even what was asked before: a store may have worked and yet have failed.
-            known = set(self._sink.known([item.id for item in items]))
+            parts = [
+                _part_id(i, n) for i in items if len(i.tables) > 1 for n in i.tables
+            ]
+            known = set(self._sink.known([*(item.id for item in items), *parts]))
             fresh = []
             for item in items:
                 if item.id not in known:
                     known.add(item.id)
-                    fresh.append(item)
+                    fresh.append(_without(item, known) if parts else item)
             tables = _merge([item.tables for item in fresh])
             if tables:
                 self._sink.store(tables, [item.id for item in fresh])
@@ -500,6 +504,24 @@ def _give_way() -> None:
     if sys.platform == "linux":  # elsewhere threads have no such number
         with contextlib.suppress(OSError):
             os.nice(_NICE)  # of this thread, below what the process has been given
+
+
+def _part_id(item: _Item, name: str) -> str:
+    """
+    Give the id of one of an entry's tables, when that is stored by itself.
+    """
+    return f"{item.id}/{name}"
+
+
+def _without(item: _Item, known: set[str]) -> _Item:
+    """
+    Leave out those tables that were stored by themselves, as others were refused then.
+    """
+    left = {n: t for n, t in item.tables.items() if _part_id(item, n) not in known}
+    if len(left) == len(item.tables):
+        return item
+    rows = sum(table.num_rows for table in left.values())
+    return attrs.evolve(item, tables=left, rows=rows)
 
 
 def _merge(parts: Sequence[NamedTables]) -> dict[str, pa.Table]:
