@@ -207,6 +207,11 @@ class Gathering:
             while (batch := self._take(least)) is not None:
                 try:
                     await self.route.route.method(batch)
+                except asyncio.CancelledError as exc:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise  # all is to end
+                    self._tell(batch, exc)  # what the route awaited was cancelled
                 except (Exception, SystemExit) as exc:
                     self._tell(batch, exc)
                 else:

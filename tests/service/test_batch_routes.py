@@ -360,6 +360,30 @@ def test_failure(caplog):
     assert "no room" in caplog.text
 
 
+def test_awaits_what_was_cancelled(caplog):
+    """A route that awaits what somebody cancelled loses its batch only."""
+    sizes = []
+
+    class Awaiting:
+        @batch_route(max_rows=10, max_age=0.001)
+        async def readings(self, batch: Batch[Reading]) -> None:
+            sizes.append(len(batch))
+            if len(sizes) == 1:
+                other = asyncio.ensure_future(asyncio.sleep(PATIENCE))
+                other.cancel()
+                await other
+
+    with Service(gathered, Awaiting()) as service:
+        session = service.session(PEER, stream=False)
+        for i in range(2):
+            session.receive_data(reading(i))
+            service.answer(session)
+            until(lambda i=i: len(sizes) == i + 1)
+    assert [1, 1] == sizes
+    assert 1 == service.gatherings[Reading].failed
+    assert "readings() failed for 1 rows" in caplog.text
+
+
 def test_stuck(monkeypatch, caplog):
     """A route that does not come to an end does not hold up the end."""
     monkeypatch.setattr(gathering, "_PATIENCE", 0.05)
