@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from protoserve.tally import AmongProcesses
+
 __all__ = ["REASONS", "Account", "Balance"]
 
 REASONS = (
@@ -107,6 +109,7 @@ class Account:
         self._counts = memoryview(self._memory).cast("q")
         self._owners = memoryview(mmap.mmap(-1, slots * 8)).cast("q")
         """The process ids of those who count."""
+        self._among = AmongProcesses()
         self._use(0)
 
     def __repr__(self) -> str:
@@ -142,7 +145,14 @@ class Account:
         if not was_buried:
             self._bury(slot)
         self._owners[slot] = os.getpid()
+        self._among = AmongProcesses()  # nobody else counts there
         self._use(slot)
+
+    def share(self) -> None:
+        """
+        Have processes that are forked from now on count in the same place as this one.
+        """
+        self._among.share()
 
     def _use(self, slot: int) -> None:
         self._base = slot * self._width
@@ -159,7 +169,7 @@ class Account:
         """
         Count something by its name.
         """
-        with self._lock:
+        with self._lock, self._among:
             self._counts[self._base + self._places[name]] += number
 
     def sum(self, name: str) -> int:
@@ -213,7 +223,7 @@ class Account:
         """
         Count datagrams that were dropped before they could be received.
         """
-        with self._lock:
+        with self._lock, self._among:
             self._counts[self._base] += number
             self._counts[self._base + self._places[reason]] += number
 

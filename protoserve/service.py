@@ -611,6 +611,7 @@ def _share_all() -> None:
         # Without a descriptor to spare, each process counts for itself.
         with contextlib.suppress(OSError):
             service.refused.share()
+            service.account.share()
 
 
 os.register_at_fork(before=_share_all, after_in_child=_make_all_private)

@@ -25,7 +25,44 @@ try:
 except ImportError:  # not a Unix system, so nothing forks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Tally"]
+__all__ = ["AmongProcesses", "Tally"]
+
+
+class AmongProcesses:
+    """
+    A lock between processes, that the kernel takes back from one that is killed.
+
+    It locks nothing until it is shared; without a descriptor counts may be wrong.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def share(self) -> None:
+        """
+        Have it in common with all processes that are forked from now on.
+        """
+        if self._file is not None or fcntl is None:
+            return
+        if hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("protoserve")
+        else:
+            with tempfile.TemporaryFile(buffering=0) as made:
+                self._file = os.dup(made.fileno())
+
+    def __enter__(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
 class Tally(MutableMapping[str, int]):
@@ -39,7 +76,8 @@ class Tally(MutableMapping[str, int]):
     def __init__(self, names: Iterable[str]) -> None:
         self._places = {name: place for place, name in enumerate(names)}
         self._counts: Any = [0] * len(self._places)
-        self._file: int | None = None
+        self._shared = False
+        self._among = AmongProcesses()
         self.make_private()
 
     def __repr__(self) -> str:
@@ -55,43 +93,21 @@ class Tally(MutableMapping[str, int]):
         """
         Count, in whichever thread and process.
         """
-        with self._lock, self._alone():
+        with self._lock, self._among:
             self._counts[self._places[name]] += number
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """
-        Keep the other processes out; without a descriptor the counts may be wrong.
-        """
-        if self._file is None:
-            yield
-            return
-        with contextlib.suppress(OSError):
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def share(self) -> None:
         """
         Have the counts in common with all processes that are forked from now on.
         """
-        if self._file is not None or fcntl is None:
+        if self._shared or fcntl is None:
             return
         with self._lock:
-            if hasattr(os, "memfd_create"):
-                file = os.memfd_create("protoserve")
-            else:
-                with tempfile.TemporaryFile(buffering=0) as made:
-                    file = os.dup(made.fileno())
-            size = 8 * len(self._places)
-            os.truncate(file, size)
-            shared = memoryview(mmap.mmap(file, size)).cast("Q")
+            self._among.share()
+            shared = memoryview(mmap.mmap(-1, 8 * len(self._places))).cast("Q")
             for place, count in enumerate(self._counts):
                 shared[place] = count
-            self._counts, self._file = shared, file
+            self._counts, self._shared = shared, True
 
     def __getitem__(self, name: str) -> int:
         place = self._places.get(name)
@@ -109,7 +125,3 @@ class Tally(MutableMapping[str, int]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            os.close(self._file)

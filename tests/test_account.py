@@ -137,3 +137,21 @@ def test_others():
     account.add("rows", 7)
     assert 7 == account.sum("rows")
     assert 0 == account.balance().received
+
+
+def test_children_count_in_one_place():
+    """No count is lost where several processes count without numbers of their own."""
+    account = Account()
+    account.share()
+
+    def count():
+        for _ in range(20_000):
+            account.receive()
+
+    pid = os.fork()
+    if pid == 0:
+        count()
+        os._exit(0)
+    count()
+    os.waitpid(pid, 0)
+    assert 40_000 == account.balance().received
