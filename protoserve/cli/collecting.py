@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from protoserve.cli.logs import set_up_logging
 from protoserve.cli.metrics import place_of, pushed, served, tell_metrics
+from protoserve.cli.options import check_gro
 from protoserve.cli.targets import CommandError, load, look_here
 from protoserve.cli.watched import shown
 from protoserve.limits import Limits
@@ -108,6 +109,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         raise CommandError("there is no PROTOCOL, as in protocols.netflow:netflow")
     if not options["listen"]:
         raise CommandError("there is no --listen, as in --listen udp://0.0.0.0:2055")
+    if options["gro"]:
+        check_gro(options["listen"])
     protocol = load(options["protocol"], Protocol, "protocols.netflow:netflow")
     limits = Limits()
     for assignment in options["limit"] or ():
@@ -159,6 +162,8 @@ def _size(text: str, option: str, *, most: float = math.inf) -> int:
     if found is None or found[2] not in _SIZES:
         raise CommandError(f"{option}: expected a size such as 64MiB, not {text!r}")
     size = int(float(found[1]) * _SIZES[found[2]])
+    if size < 1:
+        raise CommandError(f"{option}: expected more than 0 bytes, not {text!r}")
     if size > most:
         raise CommandError(f"{option}: expected at most {most} bytes, not {text!r}")
     return size

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 from typing import Annotated
 
 import typer
 
 from protoserve.cli.logs import FORMATS
+from protoserve.cli.targets import CommandError
 
 __all__ = [
     "MODES",
@@ -40,6 +41,7 @@ __all__ = [
     "Spoken",
     "Verbose",
     "above_zero",
+    "check_gro",
     "log_style",
     "one_of",
     "seconds",
@@ -47,6 +49,17 @@ __all__ = [
 
 MODES = ("threads", "fork", "single", "pool", "loop", "prefork", "batch")
 """Those of `protoserve.serve`, which takes long to import, and help is to be quick."""
+
+
+def check_gro(listen: Collection[str]) -> None:
+    """
+    Find out whether there is a place at which datagrams may come together.
+    """
+    if not any(url.lower().startswith("udp:") for url in listen):
+        raise CommandError(
+            "--gro is for UDP: expected a --listen udp://HOST:PORT, found "
+            + ", ".join(listen)
+        )
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str | None], str | None]:

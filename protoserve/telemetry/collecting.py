@@ -314,7 +314,9 @@ class Collecting:
         intake = Intake(
             self.account, most_bytes=settings.queue, policy=settings.when_full
         )
-        self._collector = Collector(self.account, intake)
+        several = settings.workers > 1
+        is_split = several and settings.spread == "datagram"
+        self._collector = Collector(self.account, intake, sees_all=not is_split)
         self._service = CollectingService(
             settings.protocol,
             intake,
@@ -323,7 +325,6 @@ class Collecting:
             lifespan=self._receive,
             limits=settings.limits,
         )
-        several = settings.workers > 1
         self.runner = Runner(
             self._service,
             settings.addresses,

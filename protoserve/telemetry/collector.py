@@ -88,10 +88,14 @@ class Collector:
     Args:
         account: where the fate of datagrams is written down.
         intake: where they come from.
+        sees_all: whether all that an exporter sends comes here, so that gaps are losses.
     """
 
-    def __init__(self, account: Account, intake: Intake) -> None:
+    def __init__(
+        self, account: Account, intake: Intake, *, sees_all: bool = True
+    ) -> None:
         self.gaps = Gaps()
+        self._sees_all = sees_all
         self._account = account
         self._intake = intake
         self._told = dict.fromkeys(GAPS, 0)
@@ -242,7 +246,7 @@ class Collector:
             count += len(frames) - len(made.refused) - made.held
             self._refuse(made, frames)
             now = time.monotonic()
-            for sequences in made.sequences:
+            for sequences in made.sequences if self._sees_all else ():
                 self.gaps.follow(sequences, frames.exporters, now)
             self._know(frames)
         is_kept = self._tables is not None or self._frames is None

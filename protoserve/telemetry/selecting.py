@@ -43,9 +43,12 @@ class Selection:
             raise DeclarationError(
                 "filters need DuckDB; install it with pip install 'protoserve[duckdb]'"
             ) from exc
+        for what, text in (("filter", where), ("select", columns)):
+            if text is not None and not text.strip():
+                raise DeclarationError(f"{what}: expected SQL, found nothing")
         self._duckdb: Any = duckdb
         # Whoever starts a collector may do with its rows what they like.
-        query = f"select {columns or '*'} from t"  # noqa: S608
+        query = f"select {'*' if columns is None else columns} from t"  # noqa: S608
         self._query = query if where is None else f"{query} where {where}"
         self._connection = duckdb.connect()
         self._connection.execute("set threads = 1")

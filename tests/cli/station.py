@@ -15,7 +15,15 @@ def begun():
     """
     Say that a handler is at what it does not end.
     """
-    print("begun", file=sys.stderr, flush=True)
+    say("begun", sys.stderr)
+
+
+def say(text, file=sys.stdout):
+    """
+    Write a line at once: one of several processes that share the file.
+    """
+    file.write(f"{text}\n")
+    file.flush()
 
 
 class Station:
@@ -63,9 +71,9 @@ def lifespan(service):
     """
     Say when it is entered and left.
     """
-    print("opened", flush=True)
+    say("opened")
     yield
-    print("closed", flush=True)
+    say("closed")
 
 
 def failing(service):

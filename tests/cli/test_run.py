@@ -301,6 +301,7 @@ HERE = ("--listen", "tcp://127.0.0.1:0")
         (("run", APP, *HERE, "--mode", "x"), "'x' is not one of threads, fork, single"),
         (("run", APP, *HERE, "--log-format", "jsn"), "did you mean json?"),
         (("run", APP, *HERE, "--gro"), "--gro is for datagrams in mode batch, not thr"),
+        (("run", APP, *HERE, "--mode", "batch", "--gro"), "expected a --listen udp:/"),
         (("run", APP, *HERE, "--drain", "soon"), "--drain"),
         (("run", APP, *HERE, "--drain", "-1"), "--drain"),
         (("run", APP, *HERE, "--drain", "nan"), "--drain"),

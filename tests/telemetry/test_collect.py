@@ -167,7 +167,14 @@ def test_refused_by_one_of_several(tmp_path):
         ((*UDP, "--into", "duckbd:a"), "did you mean duckdb"),
         ((*UDP, "--into", "a.duckdb", "--filter", "a >"), "filter or select: "),
         ((*UDP, "--into", "no/a.duckdb"), "cannot be written: no: No such file"),
+        ((*UDP, "--into", "a.duckdb", "--filter", ""), "filter: expected SQL"),
+        ((*UDP, "--into", "a.duckdb", "--select", " "), "select: expected SQL"),
         ((*UDP, "--into", "a.duckdb", "--queue", "many"), "expected a size"),
+        (
+            (*UDP, "--into", "a", "--spool-size", "0"),
+            "--spool-size: expected more than",
+        ),
+        (("--listen", "tcp://127.0.0.1:0", "--into", "a", "--gro"), "--gro is for UDP"),
         ((*UDP, "--into", "a", "--receive-buffer", "2GiB"), "at most 1073741824 bytes"),
         ((*UDP, "--into", "a.duckdb", "--metrics", "there"), "expected HOST:PORT"),
         ((*UDP, "--to", "nast://a"), "did you mean nats"),
@@ -241,7 +248,7 @@ def test_workers(tmp_path, spread):
         def send(first):
             before = running.metrics()["datagrams_received_total"]
             for number in range(400):
-                senders[number % 8].send(reading(first + number))
+                senders[number % 8].send(reading(number % 8, first + number))
             running.await_metric("datagrams_received_total", before + 400)
 
         send(0)
@@ -252,6 +259,9 @@ def test_workers(tmp_path, spread):
         until(lambda: len(children(running.process.pid)) == 3, PATIENCE)
         send(1000)
         until(lambda: running.metrics()["datagrams_in_flight"] == 0, PATIENCE)
+        # Each sender leaves out seven of eight numbers; who sees only some cannot tell.
+        is_told = running.metrics()["sequence_missing"] > 0
+        assert (spread == "exporter") == is_told
         assert 0 == running.stop()
         figures = running.last()
         assert (800, 800) == balanced(figures)

@@ -20,6 +20,7 @@ from protoserve.cli.options import (
     LogFormat,
     LogsAsJson,
     Verbose,
+    check_gro,
     log_style,
     one_of,
 )
@@ -124,6 +125,8 @@ def run(
         service.limits = service.limits.with_text(assignment)
     if gro and mode != "batch":
         raise CommandError(f"--gro is for datagrams in mode batch, not {mode}")
+    if gro:
+        check_gro(listen)
     tls = tls_context(
         addresses, tls_cert or (), tls_key or (), tls_client_ca, tls_alpn or ()
     )
