@@ -12,7 +12,7 @@ import pytest
 
 from protoserve.telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
 from protoserve.telemetry.sinks.registry import open_sink
-from tests.telemetry.sinks.trials import MOMENT, Case, DiskTrials, numbers
+from tests.telemetry.sinks.trials import MOMENT, Case, FileTrials, numbers
 
 HOLDER = """
 import duckdb, sys
@@ -57,7 +57,7 @@ def case(path):
     return Case(f"duckdb:{path}", read_back, away, place=path)
 
 
-class TestDuckDB(DiskTrials):
+class TestDuckDB(FileTrials):
     pass
 
 
@@ -179,26 +179,3 @@ def test_files_for_older_programs(tmp_path):
     sink.close()
     query = "select tags from duckdb_databases() where database_name = 'x'"
     assert "v1.2.0" in str(read(path, query).to_pylist())
-
-
-@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
-def test_a_file_that_is_gone(case, path, how):
-    """Rows are stored where they are looked for, and not in a file without the name."""
-    other = path.with_name(f"other{path.suffix}")
-    if how == "replaced":
-        with contextlib.closing(open_sink(str(other))) as sink:
-            sink.store(numbers(3), ["c"])
-    with case.opened() as sink:
-        sink.store(numbers(1), ["a"])
-        if how == "deleted":
-            path.unlink()
-        elif how == "moved":
-            path.rename(other)
-        else:
-            other.replace(path)
-        assert set() == sink.known(["a"])
-        sink.store(numbers(2), ["b"])
-        assert {"b"} == sink.known(["a", "b"])
-        sink.store(numbers(4), ["d"])
-    expected = [2, 4] if how != "replaced" else [3, 2, 4]
-    assert expected == [row["n"] for row in case.rows()]

@@ -12,7 +12,7 @@ import pytest
 
 from protoserve.telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
 from protoserve.telemetry.sinks.registry import open_sink
-from tests.telemetry.sinks.trials import MOMENT, Case, DiskTrials, numbers
+from tests.telemetry.sinks.trials import MOMENT, Case, FileTrials, numbers
 
 
 def read(path, query):
@@ -55,7 +55,7 @@ def case(path):
     )
 
 
-class TestSQLite(DiskTrials):
+class TestSQLite(FileTrials):
     pass
 
 
@@ -128,28 +128,3 @@ def test_old_ids_are_forgotten(case, path):
     with case.opened() as sink:
         sink.store(numbers(2), ["new"])
         assert {"new"} == sink.known(["old", "new"])
-
-
-@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
-def test_a_file_that_is_gone(case, path, how):
-    """Rows are stored where they are looked for, and not in a file without the name."""
-    other = path.with_name(f"other{path.suffix}")
-    if how == "replaced":
-        with contextlib.closing(open_sink(str(other))) as sink:
-            sink.store(numbers(3), ["c"])
-    with case.opened() as sink:
-        sink.store(numbers(1), ["a"])
-        if how == "deleted":
-            path.unlink()
-        elif how == "moved":
-            path.rename(other)
-        else:
-            other.replace(path)
-        assert set() == sink.known(["a"])
-        sink.store(numbers(2), ["b"])
-        assert {"b"} == sink.known(["a", "b"])
-        sink.store(numbers(4), ["d"])
-    expected = [2, 4] if how != "replaced" else [3, 2, 4]
-    assert expected == [row["n"] for row in case.rows()]
-    if how == "moved":
-        assert [(1,)] == read(other, "select n from readings")

@@ -368,6 +368,37 @@ class DiskTrials(Trials):
             _check_whole(case, sink)
 
 
+class FileTrials(DiskTrials):
+    """
+    The questions for sinks that keep a file open; the fixture `path` is that file.
+    """
+
+    @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+    def test_a_file_that_is_gone(self, case, path, how):
+        """Rows are stored where they are looked for, not in a file without the name."""
+        other = path.with_name(f"other{path.suffix}")
+        if how == "replaced":
+            with contextlib.closing(open_sink(str(other))) as sink:
+                sink.store(numbers(3), ["c"])
+        with case.opened() as sink:
+            sink.store(numbers(1), ["a"])
+            if how == "deleted":
+                path.unlink()
+            elif how == "moved":
+                path.rename(other)
+            else:
+                other.replace(path)
+            assert set() == sink.known(["a"])
+            sink.store(numbers(2), ["b"])
+            assert {"b"} == sink.known(["a", "b"])
+            sink.store(numbers(4), ["d"])
+        expected = [2, 4] if how != "replaced" else [3, 2, 4]
+        assert expected == [row["n"] for row in case.rows()]
+        if how == "moved":
+            other.replace(path)
+            assert [1] == [row["n"] for row in case.rows()]
+
+
 def _resize(disk, size):
     done = subprocess.run(
         ["mount", "-o", f"remount,size={size}", str(disk)], capture_output=True
