@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from protoserve.account import REASONS, Account
+from tests.forking import forked
 from tests.service.kit import until
 
 
@@ -49,11 +50,13 @@ def child(work):
     Do something in a process that waits afterwards; give its number.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def wait():
         work()
         os.write(writer, b"x")
         signal.pause()
+
+    pid = forked(wait)
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)
@@ -148,10 +151,7 @@ def test_children_count_in_one_place():
         for _ in range(20_000):
             account.receive()
 
-    pid = os.fork()
-    if pid == 0:
-        count()
-        os._exit(0)
+    pid = forked(count)
     count()
-    os.waitpid(pid, 0)
+    assert (pid, 0) == os.waitpid(pid, 0)
     assert 40_000 == account.balance().received

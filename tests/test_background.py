@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from protoserve.background import BackgroundLoop
+from tests.forking import forked
 
 
 @pytest.fixture
@@ -78,12 +79,6 @@ def test_close(loop):
 def test_child(loop):
     """A forked child has a loop of its own, and leaves its parent's alone."""
     assert 1 == loop.run(value(1))
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = loop.run(value(0))
-        finally:
-            os._exit(status)
+    pid = forked(lambda: loop.run(value(0)))
     assert (pid, 0) == os.waitpid(pid, 0)
     assert 2 == loop.run(value(2))

@@ -20,6 +20,7 @@ from protoserve.framing import Datagram, SyncWord
 from protoserve.journal import Entry, Journal, JournalError, read_journal
 from protoserve.replaying import write_pcapng
 from protoserve.session import Peer
+from tests.forking import forked
 from tests.service.kit import Ping, Pong, Text, spoken
 
 PING = bytes.fromhex("0004 01 0007 09")
@@ -291,15 +292,13 @@ def test_forked_processes(path, monkeypatch):
 
     monkeypatch.setattr("protoserve.journal.os.write", slow)
     with Journal(path) as journal:
-        children = []
-        for child in range(4):
-            pid = os.fork()
-            if not pid:
-                journal.make_private()
-                for _ in range(25):
-                    journal.write(entry(peer=f"tcp://192.0.2.{child}:1"))
-                os._exit(0)
-            children.append(pid)
+
+        def work():
+            journal.make_private()
+            for _ in range(25):
+                journal.write(entry(peer="tcp://192.0.2.1:1"))
+
+        children = [forked(work) for _ in range(4)]
         for pid in children:
             assert (pid, 0) == os.waitpid(pid, 0)
         journal.write(entry())

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from protoserve.server import ForkingMixIn, ForkingTCPServer, StreamRequestHandler
+from tests.forking import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -204,9 +205,7 @@ def test_slots_on_the_standard_library(kit, clients):
 
 def test_foreign_child_is_left_alone(serve, kit, clients):
     """A child that the server has not made is not waited for."""
-    foreign = os.fork()
-    if foreign == 0:
-        os._exit(7)
+    foreign = forked(lambda: 7)
     server = Counting()
     serve(server)
     for _ in range(5):

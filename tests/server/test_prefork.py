@@ -1,5 +1,4 @@
 import atexit
-import contextlib
 import os
 import signal
 import socket
@@ -34,6 +33,7 @@ from protoserve.server._supervise import (
     end_children,
     worker_count,
 )
+from tests.forking import forked
 from tests.service.kit import Client, Ping, Pong, connect, spoken
 from tests.service.test_drain import Station
 
@@ -516,13 +516,13 @@ def test_close_while_serving(serve, kit):
 def test_children_that_ignore_are_killed():
     """A child that does not end when asked is killed and waited for."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            os.write(writer, b"x")
-            time.sleep(1000)
-        os._exit(0)
+
+    def work():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(writer, b"x")
+        time.sleep(1000)
+
+    pid = forked(work)
     os.read(reader, 1)
     os.close(reader)
     os.close(writer)

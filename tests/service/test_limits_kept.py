@@ -36,6 +36,7 @@ from protoserve.server import PoolMixIn, TCPServer, UDPServer
 from protoserve.server.pool import FULL_POLICIES
 from protoserve.tally import Tally
 from tests.cli.station import datagrams
+from tests.forking import forked
 from tests.service.kit import PATIENCE, Ping, Pong, Text, connect, spoken, until
 from tests.service.test_drain import client_of, running
 
@@ -344,20 +345,16 @@ def test_tally_of_threads_and_processes():
     tally = Tally(["a", "b"])
     tally.add("b")
     tally.share()
-    children = []
-    for _ in range(4):
-        if not (pid := os.fork()):
-            try:
-                tally.make_private()
-                threads = [threading.Thread(target=count, args=(tally, 500))] * 1
-                threads += [threading.Thread(target=count, args=(tally, 500))]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-            finally:
-                os._exit(0)
-        children.append(pid)
+
+    def work():
+        tally.make_private()
+        threads = [threading.Thread(target=count, args=(tally, 500)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    children = [forked(work) for _ in range(4)]
     count(tally, 1000)
     for pid in children:
         assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -369,11 +366,13 @@ def test_tally_of_the_killed():
     tally = Tally(["a"])
     tally.share()
     reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        with tally._alone():
+
+    def work():
+        with tally._among:
             os.write(writer, b".")
             signal.pause()
+
+    pid = forked(work)
     assert b"." == os.read(reader, 1)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -392,8 +391,7 @@ def test_tally_without_descriptors(monkeypatch):
     monkeypatch.setattr(os, "memfd_create", none_left)
     service = Service(spoken, Station())
     service.count("idle", None, "a test")
-    if not (pid := os.fork()):
-        os._exit(service.refused["idle"])
+    pid = forked(lambda: service.refused["idle"])
     assert 1 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert 1 == service.refused["idle"]
 
@@ -405,11 +403,12 @@ def test_tally_by_a_file(monkeypatch):
     tally.add("a")
     tally.share()
     tally.share()
-    if not (pid := os.fork()):
+
+    def work():
         tally.make_private()
         tally.add("a")
-        os._exit(0)
-    os.waitpid(pid, 0)
+
+    os.waitpid(forked(work), 0)
     assert {"a": 2} == dict(tally)
 
 
@@ -420,8 +419,7 @@ def test_connections_are_not_inherited():
     with ours, theirs:
         ended = service.reserve(theirs, ("127.0.0.1", 1))
         assert 1 == service.connections
-        if not (pid := os.fork()):
-            os._exit(service.connections)
+        pid = forked(lambda: service.connections)
         assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         ended()
         assert 0 == service.connections

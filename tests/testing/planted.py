@@ -28,6 +28,7 @@ from protoserve import (
     count_of,
     wire,
 )
+from tests.forking import forked
 
 MOST = 4096
 
@@ -341,12 +342,7 @@ class Planted:
             self.bind(self.where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
-        if not self.pid:
-            try:
-                self.serve()
-            finally:
-                os._exit(0)
+            self.pid = forked(self.serve)
         self.sock.close()  # the child has it: when that is gone, nobody listens
         return self.pid
 
