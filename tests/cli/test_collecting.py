@@ -104,7 +104,10 @@ def test_the_command_line_goes_before_a_file(tmp_path, settings):
         ("select: [a, b]", "all.yaml: select: expected one value, found ['a', 'b']"),
         ("workers: many", "Invalid value for '--workers': expected a number from 1 to"),
         ("drain: soon", "Invalid value for '--drain': "),
-        ("rate: -1", "Invalid value for '--rate': "),
+        ("rate: -1", "Invalid value for '--rate': expected a number above 0"),
+        ("rate: 0", "Invalid value for '--rate': expected a number above 0, not 0.0"),
+        ("rate: .nan", "Invalid value for '--rate': expected a number above 0"),
+        ("rate: .inf", "Invalid value for '--rate': expected a number above 0"),
         (
             "spool_full: never",
             "Invalid value for '--spool-full': 'never' is not one of",

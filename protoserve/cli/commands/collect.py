@@ -17,6 +17,7 @@ from protoserve.cli.options import (
     LimitSettings,
     LogFormat,
     Verbose,
+    above_zero,
     one_of,
 )
 
@@ -141,7 +142,9 @@ def collect(
     rate: Annotated[
         float | None,
         typer.Option(
-            metavar="N", min=0, help="Datagrams a second that one exporter may send."
+            metavar="N",
+            callback=above_zero,
+            help="Datagrams a second that one exporter may send.",
         ),
     ] = None,
     metrics: Metrics = None,
