@@ -148,10 +148,17 @@ def _check_distinct(into: Sequence[str]) -> None:
     """
     Find out whether a sink is named twice: the second would wait for the first for ever.
     """
-    places = [re.sub(r"//.*@", "//", url.partition("?")[0]) for url in into]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise CommandError(f"--into: {place} is given twice")
+    from protoserve.telemetry.sinks.places import place_of_sink
+    from protoserve.telemetry.sinks.registry import with_scheme
+
+    before: dict[str, str] = {}
+    for url in into:
+        name = re.sub(r"//.*@", "//", url.partition("?")[0])
+        place = place_of_sink(with_scheme(name))
+        if place in before:
+            also = "" if before[place] == name else f", as {before[place]} before"
+            raise CommandError(f"--into: {name} is given twice{also}")
+        before[place] = name
 
 
 def _size(text: str, option: str, *, most: float = math.inf) -> int:

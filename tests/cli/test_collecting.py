@@ -154,6 +154,14 @@ def test_a_sink_twice(command):
     ("words", "said"),
     [
         (("--into", "jsonl:a", "--into", "jsonl:a"), "--into: jsonl:a is given twice"),
+        (
+            ("--into", "a.jsonl", "--into", "jsonl:./a.jsonl?max_age=2"),
+            "--into: jsonl:./a.jsonl is given twice, as a.jsonl before",
+        ),
+        (
+            ("--into", "parquet:a", "--into", "parquet:b/../a/"),
+            "--into: parquet:b/../a/ is given twice, as parquet:a before",
+        ),
         (("--into", "jsonl:a", "--group="), "--group: expected a name"),
         (("--into", "jsonl:a", "--since", "9" * 19), "--since: expected an entry's"),
         (("--into", "jsonl:a", "--spool", "/dev/null"), "/dev/null: it cannot be"),

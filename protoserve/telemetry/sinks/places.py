@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from protoserve.errors import DeclarationError
 
-__all__ = ["check_folder", "check_place"]
+__all__ = ["check_folder", "check_place", "place_of_sink"]
 
 _FILES = {"duckdb", "jsonl", "sqlite"}
 """Sinks that write a file."""
@@ -50,6 +50,20 @@ def check_place(url: str) -> None:
         if scheme in _FOLDERS and path.is_file():
             raise _error(errno.ENOTDIR)
         _try(path, makes_folders=scheme in _MAKERS)
+
+
+def place_of_sink(url: str) -> str:
+    """
+    Give what two URLs of one sink have in common, however they are spelt.
+
+    Args:
+        url: with its scheme.
+    """
+    scheme, _, rest = url.partition("?")[0].partition(":")
+    scheme = scheme.lower()
+    if scheme in _FILES | _FOLDERS and rest != "-":
+        rest = os.path.realpath(unquote(rest))
+    return f"{scheme}:{rest}"
 
 
 def check_folder(path: Path) -> None:

@@ -9,6 +9,7 @@ password.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from protoserve.errors import DeclarationError
 from protoserve.telemetry.sinks.base import Sink
 from protoserve.telemetry.sinks.options import count, nearest, seconds
 
-__all__ = ["SCHEMES", "open_sink"]
+__all__ = ["SCHEMES", "open_sink", "with_scheme"]
 
 
 @attrs.frozen
@@ -58,6 +59,7 @@ SCHEMES = {
 """The kinds of sinks, by the schemes of their URLs."""
 
 _ENDINGS = {".duckdb": "duckdb", ".jsonl": "jsonl", ".sqlite": "sqlite"}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def open_sink(url: str) -> Sink:
@@ -75,12 +77,9 @@ def open_sink(url: str) -> Sink:
         DeclarationError: there is no such sink, an option is wrong, or a library is
             not installed.
     """
-    scheme, colon, _ = url.partition(":")
-    scheme = scheme.lower()
     path, _, _ = url.partition("?")
-    for ending, known in _ENDINGS.items():
-        if path.endswith(ending) and (not colon or scheme not in SCHEMES):
-            scheme, url = known, f"{known}:{url}"
+    url = with_scheme(url)
+    scheme = url.partition(":")[0].lower()
     if scheme not in SCHEMES:
         if ":" not in url:
             raise DeclarationError(
@@ -103,6 +102,20 @@ def open_sink(url: str) -> Sink:
     sink.max_rows = wishes.get("max_rows", sink.max_rows)
     sink.max_age = wishes.get("max_age", sink.max_age)
     return sink
+
+
+def with_scheme(url: str) -> str:
+    """
+    Put a sink's scheme in front of a file that is named by its ending only.
+
+    What looks like another scheme stays as it is: it is a misspelt one.
+    """
+    path, _, _ = url.partition("?")
+    if not _SCHEME.match(path):
+        for ending, scheme in _ENDINGS.items():
+            if path.endswith(ending):
+                return f"{scheme}:{url}"
+    return url
 
 
 def _wishes(scheme: str, url: str) -> tuple[str, dict[str, Any]]:

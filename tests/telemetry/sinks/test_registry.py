@@ -27,6 +27,7 @@ from protoserve.telemetry.sinks.sqlite import SQLiteSink
         ("arrow:flows", ArrowSink),
         ("jsonl:-", JSONLinesSink),
         ("jsonl:flows.duckdb", JSONLinesSink),
+        ("./a:b.duckdb", DuckDBSink),
     ],
 )
 def test_schemes(url, kind):
@@ -38,6 +39,8 @@ def test_schemes(url, kind):
     ("url", "said"),
     [
         ("duckbd:x", "unknown sink 'duckbd'; did you mean duckdb?"),
+        ("duckbd:x.duckdb", "unknown sink 'duckbd'; did you mean duckdb?"),
+        ("s3://x/y.duckdb", "unknown sink 's3'; known: arrow"),
         ("flows", "'flows': expected the URL of a sink, as in duckdb:FILE"),
         ("", "'': expected the URL of a sink"),
         ("duckdb:", "duckdb: expected duckdb:WHERE, found nothing"),
