@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import attrs
 
 from protocols.collectd.parts import Part, PartType, Severity, Values, ValueType
+from protocols.texts import clean
 from protoserve.telemetry.tables import column
 
 __all__ = ["NotificationRow", "ValueRow", "rows_of"]
@@ -106,7 +107,7 @@ def rows_of(
                     **row,
                 )
         elif kind in _NAMES:
-            names[_NAMES[kind]] = _clean(value) or None
+            names[_NAMES[kind]] = clean(value) or None
         elif kind == PartType.TIME:
             time = _moment(value << 30)
         elif kind == PartType.TIME_HR:
@@ -121,7 +122,7 @@ def rows_of(
             yield NotificationRow(
                 time=time,
                 severity=severity,
-                message=_clean(value),
+                message=clean(value),
                 verified=verified,
                 username=username,
                 **names,
@@ -135,13 +136,6 @@ def _values(part: Values) -> Iterator[dict[str, Any]]:
             "ds_type": _TYPES.get(kind, str(kind)),
             "value": None if math.isnan(value) else float(value),
         }
-
-
-def _clean(text: str) -> str:
-    """
-    Replace what is no text.
-    """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _moment(ticks: int) -> dt.datetime | None:

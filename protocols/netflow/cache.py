@@ -41,8 +41,8 @@ _PAUSE = 1.0
 """Seconds between two writings of what has changed."""
 _OVERHEAD = 250
 """Bytes that a template takes beyond its specifiers, about."""
-_ALWAYS = 16
-"""The part of all places that is left for those on probation, as a divisor."""
+_LEFT = 16
+"""Of so many places one is always left for those on probation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -326,8 +326,8 @@ class TemplateCache:
         """
         most, size = self._limits.exporters, self._limits.size
         if ring is self._strangers:
-            most = max(most - len(self._proven.exporters), most // _ALWAYS, 1)
-            size = max(size - self._proven.size, size // _ALWAYS)
+            most = max(most - len(self._proven.exporters), most // _LEFT, 1)
+            size = max(size - self._proven.size, size // _LEFT)
         return len(ring.exporters) > most or ring.size > size
 
     def _prove(self, host: str, now: float) -> None:

@@ -26,6 +26,7 @@ from protocols.netflow.templates import (
 )
 from protocols.netflow.walk import Sets, Walked, number
 from protoserve.telemetry.tables import Frames
+from protoserve.urls import DATAGRAMS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,8 +35,6 @@ __all__ = ["Streams", "Templates", "streams_of"]
 
 _DOMAINS = {V9: 16, IPFIX: 12}
 """Where the domain is in the head."""
-_DATAGRAMS = frozenset({"udp", "unixgram"})
-"""Transports without connections."""
 
 
 @attrs.frozen(eq=False)
@@ -80,7 +79,7 @@ def streams_of(frames: Frames, versions: NDArray[np.int64]) -> Streams:
         (names[key >> 36], key >> 32 & 15, key & 0xFFFFFFFF) for key in found.tolist()
     ]
     peers = map(frames.exporters.__getitem__, senders.tolist())
-    connected = frozenset(p.host for p in peers if p.transport not in _DATAGRAMS)
+    connected = frozenset(p.host for p in peers if p.transport not in DATAGRAMS)
     return Streams(of_frame, streams, domains, connected)
 
 

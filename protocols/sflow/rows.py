@@ -34,7 +34,7 @@ from protocols.sflow.flows import (
 )
 from protocols.sflow.packets import read_header
 from protocols.sflow.samples import ExpandedFlowSample, FlowSample
-from protocols.sflow.xdr import clean
+from protocols.texts import clean
 from protoserve import Message
 from protoserve.telemetry.tables import column
 

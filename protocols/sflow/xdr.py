@@ -35,7 +35,6 @@ __all__ = [
     "Opaque",
     "Text",
     "address",
-    "clean",
     "mac_text",
 ]
 
@@ -105,13 +104,6 @@ Text = ExprAdapter(
 A string; XDR says ASCII, and UTF-8 is what is sent, mostly. Bytes that are neither, as in
 what people call their ports or ask of web servers, are kept as lone surrogates.
 """
-
-
-def clean(text: str) -> str:
-    """
-    Replace what is no text.
-    """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 FILLING = Padding(-this.length % 4)

@@ -116,6 +116,17 @@ def delivering(spool, sink, group="g", **options):
         assert delivery.close(PATIENCE)
 
 
+def stuck(spool):
+    """Begin to deliver an entry into a store that does not come back."""
+    store = Store()
+    store.blocked.clear()
+    delivery = Delivery(spool, "g", store, max_age=0.01)
+    delivery.start()
+    add(spool, 1)
+    until(lambda: "store" in store.calls)
+    return delivery, store
+
+
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     """Make pauses short; what is tested is that they end."""
@@ -448,12 +459,7 @@ def test_lag_while_a_sink_is_away(spool):
 def test_closing_with_a_sink_that_hangs(spool, caplog, monkeypatch):
     """A sink that does not come back does not hold up whoever closes."""
     monkeypatch.setattr(delivery_module, "_GRACE", 0.0)
-    store = Store()
-    store.blocked.clear()
-    delivery = Delivery(spool, "g", store, max_age=0.01)
-    delivery.start()
-    add(spool, 1)
-    until(lambda: "store" in store.calls)
+    delivery, store = stuck(spool)
     assert not delivery.close(0.0)
     assert "does not come back" in caplog.text
     store.blocked.set()
@@ -462,12 +468,7 @@ def test_closing_with_a_sink_that_hangs(spool, caplog, monkeypatch):
 
 def test_closing_while_the_log_goes_away(spool, monkeypatch):
     """A log that goes away while the last is stored is not waited for; it comes again."""
-    store = Store()
-    store.blocked.clear()
-    delivery = Delivery(spool, "g", store, max_age=0.01)
-    delivery.start()
-    add(spool, 1)
-    until(lambda: "store" in store.calls)
+    delivery, store = stuck(spool)
     closing = threading.Thread(target=delivery.close, args=(PATIENCE,))
     closing.start()
     until(delivery._closing.is_set)
