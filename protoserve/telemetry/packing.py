@@ -4,9 +4,11 @@ Tables and frames as bytes, for a log's entries.
 Nothing is copied that need not be: packing gives a list of buffers, among them those in
 which the data is, and what is unpacked are views of the entry's payload.
 
-Tables are Arrow IPC streams, each behind its name. Arrow does not check all that it
-reads, so tables are unpacked of what this machine has written, as in the spool; what
-came over a network is frames.
+Tables are Arrow IPC streams, each behind its name. Much of a datagram's head, who sent
+it, and when, is the same for many rows, so columns of few runs are run-end encoded there:
+half of what flows take otherwise. Arrow does not check all that it reads, so tables are
+unpacked of what this machine has written, as in the spool; what came over a network is
+frames.
 
 Frames are columns. A column of numbers is its least value, and what each is more than
 that in as few bytes as the greatest needs: none at all where all are equal, as lengths
@@ -57,6 +59,10 @@ _MOST = 1 << 22
 """Frames; a column of equal numbers takes no bytes, so its length needs a bound."""
 _ALIGN = 8
 """Arrow reads without a copy what begins at such a multiple."""
+_SAMPLE = 1024
+"""Rows by which a column is told that has no runs; smaller tables are left as they are."""
+_RUN = 8
+"""Rows that the runs of a column have to have, by and large, for encoding to pay."""
 
 
 class UnpackError(ProtoserveError):
@@ -77,7 +83,7 @@ def pack_tables(tables: Mapping[str, pa.Table], *, lz4: bool = False) -> Buffers
     options = pa.ipc.IpcWriteOptions(compression="lz4" if lz4 else None)
     packed: Buffers = [_TABLES.ljust(_ALIGN, b"\0")]
     for name, table in tables.items():
-        body = stream_of(table, options)
+        body = stream_of(_shortened(table), options)
         size = sum(memoryview(each).nbytes for each in body)
         text = name.encode()
         head = _TABLE.pack(len(text), size) + text
@@ -109,7 +115,7 @@ def stream_of(
 
 def unpack_tables(payload: bytes) -> dict[str, pa.Table]:
     """
-    Give the tables of a payload; they are views of it.
+    Give the tables of a payload; they are views of it, but for columns of few runs.
 
     Raises:
         UnpackError: there are none.
@@ -129,8 +135,9 @@ def unpack_tables(payload: bytes) -> dict[str, pa.Table]:
             if at + size > len(payload):
                 raise UnpackError(f"table {name}: expected {size} bytes at {at}")
             with pa.ipc.open_stream(whole.slice(at, size)) as reader:
-                tables[name] = reader.read_all()
-            tables[name].validate()
+                table = reader.read_all()
+            table.validate()
+            tables[name] = _lengthened(table)
             at += size + -size % _ALIGN
     except (struct.error, UnicodeDecodeError, pa.ArrowException, OSError) as error:
         raise UnpackError(f"tables at byte {at}: {error}") from error
@@ -195,6 +202,85 @@ def unpack_frames(payload: bytes) -> Frames:
     ):
         raise UnpackError(f"frames: expected {size} bytes in {count} datagrams")
     return Frames(data, ends - lengths, lengths, times, senders, exporters)
+
+
+def _shortened(table: pa.Table) -> pa.Table:
+    """
+    Run-end encode the columns that have few runs.
+    """
+    if len(table) < _SAMPLE:
+        return table
+    for place, column in enumerate(table.columns):
+        if (numbers := _numbers(column)) is None:
+            continue
+        some = numbers[:_SAMPLE]
+        if _RUN * int((some[1:] != some[:-1]).sum()) > _SAMPLE:
+            continue
+        (changes,) = (numbers[1:] != numbers[:-1]).nonzero()
+        if _RUN * (len(changes) + 1) <= len(numbers):
+            table = _replaced(table, place, _runs(column.chunk(0), changes))
+    return table
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any] | None:
+    """
+    Give numbers that are equal where a column's values are; `None` for what has others.
+    """
+    np, types = _numpy(), _pyarrow().types
+    if column.num_chunks != 1 or column.null_count:
+        return None
+    array = column.chunk(0)
+    if types.is_dictionary(array.type):
+        array = array.indices
+    if not types.is_primitive(array.type):
+        return None
+    width = array.type.bit_width // 8
+    if width not in _WIDTHS:
+        return None
+    # Bits, of floats too: NaN is equal to itself there, and -0.0 is not 0.0.
+    values, kind = array.buffers()[1], _WIDTHS[width]
+    found: NDArray[Any] = np.frombuffer(values, kind, len(array), array.offset * width)
+    return found
+
+
+def _runs(array: pa.Array, changes: NDArray[np.int64]) -> pa.Array:
+    """
+    Encode an array; each run but the last ends at one of `changes`.
+    """
+    np, pa = _numpy(), _pyarrow()
+    last = np.append(changes, len(array) - 1)
+    ends = pa.array((last + 1).astype(np.int32))
+    return pa.RunEndEncodedArray.from_arrays(ends, array.take(pa.array(last)))
+
+
+def _lengthened(table: pa.Table) -> pa.Table:
+    """
+    Undo `_shortened`.
+    """
+    pa = _pyarrow()
+    for place, column in enumerate(table.columns):
+        if pa.types.is_run_end_encoded(column.type):
+            chunks = [_repeated(chunk) for chunk in column.chunks]
+            kind = column.type.value_type
+            table = _replaced(table, place, pa.chunked_array(chunks, kind))
+    return table
+
+
+def _repeated(array: pa.Array) -> pa.Array:
+    pa = _pyarrow()
+    if not pa.types.is_dictionary(array.values.type):
+        return pa.compute.run_end_decode(array)
+    places, texts = array.values.indices, array.values.dictionary
+    runs = pa.RunEndEncodedArray.from_arrays(array.run_ends, places)
+    # They were in a dictionary before.
+    return pa.DictionaryArray.from_arrays(
+        pa.compute.run_end_decode(runs), texts, safe=False
+    )
+
+
+def _replaced(table: pa.Table, place: int, column: Any) -> pa.Table:
+    field = table.schema.field(place).with_type(column.type)
+    return table.set_column(place, field, column)
 
 
 class _Buffers:
@@ -304,6 +390,7 @@ def _numpy() -> Any:
 def _pyarrow() -> Any:
     try:
         import pyarrow as pa
+        import pyarrow.compute
         import pyarrow.ipc
     except ImportError:
         raise DeclarationError(

@@ -2,6 +2,7 @@
 Tables and frames as the payload of entries.
 """
 
+import decimal
 import random
 import struct
 
@@ -68,6 +69,70 @@ def test_tables_are_not_copied():
     (chunk,) = unpack_tables(payload)["t"]["n"].chunks
     assert start < chunk.buffers()[1].address < start + len(payload)
     assert 0 == chunk.buffers()[1].address % 8
+
+
+def repeating(rows):
+    """Columns of all kinds that have a run of 30 rows each, or are all the same."""
+    head = np.arange(rows) // 30
+    hosts = pa.array(["192.0.2.1", "2001:db8::1"])
+    some = np.where(head % 2, np.nan, -0.0)
+    zeros = np.where(head % 2, 0.0, -0.0)
+    null = head % 2 == 0
+    return {
+        "u1": pa.array((head % 256).astype("u1")),
+        "u2": pa.array(head.astype("u2")),
+        "i4": pa.array(-head.astype("i4")),
+        "u8": pa.array(head.astype("u8") + np.uint64(1 << 63)),
+        "one": pa.array(np.full(rows, 7, "u4")),
+        "nan": pa.array(some),
+        "signs": pa.array(zeros),
+        "time": pa.array(head, pa.timestamp("ns", "UTC")),
+        "host": pa.DictionaryArray.from_arrays(pa.array(head % 2, pa.int32()), hosts),
+        "null": pa.array(head, mask=null),
+        "bool": pa.array(head % 2 == 0),
+        "text": pa.array([str(n) for n in head]),
+        "list": pa.array([[n] for n in head]),
+        "dec": pa.array([decimal.Decimal(int(n)) for n in head], pa.decimal128(9, 0)),
+        "gap": pa.array([(0, 0, int(n)) for n in head], pa.month_day_nano_interval()),
+        "mine": pa.array(np.arange(rows)),
+        "late": pa.array(np.maximum(np.arange(rows), 1100)),
+        "soon": pa.array(np.minimum(np.arange(rows), 1100)),
+    }
+
+
+@pytest.mark.parametrize("rows", [1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("offset", [0, 7])
+def test_runs_come_back(rows, offset):
+    """Columns that repeat are what they were, types, bits and metadata included."""
+    columns = repeating(rows + offset)
+    fields = [
+        pa.field(name, c.type, metadata={"a": "b"}) for name, c in columns.items()
+    ]
+    table = pa.table(columns, schema=pa.schema(fields)).slice(offset)
+    packed = pack_tables({"t": table, "parts": pa.concat_tables([table, table])})
+    unpacked = unpack_tables(b"".join(packed))
+    for name, want in (("t", table), ("parts", pa.concat_tables([table, table]))):
+        found = unpacked[name]
+        found.validate(full=True)
+        assert found.schema.equals(want.schema, check_metadata=True)
+        for column in columns:
+            if column in ("nan", "signs"):
+                assert repr(found[column].to_pylist()) == repr(want[column].to_pylist())
+            else:
+                assert found[column].equals(want[column]), column
+
+
+def test_runs_are_compact():
+    """What is the same for many rows takes hardly any bytes; what is not, no more."""
+    columns = repeating(30_000)
+    sizes = {}
+    for name, column in columns.items():
+        packed = pack_tables({"t": pa.table({name: column})})
+        sizes[name] = sum(memoryview(each).nbytes for each in packed) / 30_000
+    assert max(sizes[name] for name in ("u1", "u2", "u8", "nan", "time", "host")) < 0.5
+    assert sizes["one"] < 0.1
+    assert sizes["mine"] < 8.1
+    assert sizes["late"] < 8.1
 
 
 def test_no_tables():
