@@ -149,6 +149,8 @@ def make_server(
     address: Address,
     mode: str = "threads",
     tls: ssl.SSLContext | None = None,
+    *,
+    receive_buffer: int | None = None,
 ) -> Any:
     """
     Make a server that is bound and listens.
@@ -159,6 +161,8 @@ def make_server(
         mode: one of `MODES`.
         tls: what is shown to clients at a ``tls://`` address, made by
             `protoserve.server.server_context` for example.
+        receive_buffer: bytes of the kernel's queue to ask for, in mode batch, if not
+            as many as by default.
 
     Raises:
         DeclarationError: the protocol cannot be spoken there.
@@ -191,6 +195,8 @@ def make_server(
         _remove_stale_socket(address)
     if not address.is_stream:
         options["max_packet_size"] = _LARGEST_DATAGRAM
+    if receive_buffer is not None:
+        options["receive_buffer"] = receive_buffer
     mixins = _MIXINS[mode][0 if address.is_stream else 1]
     if address.transport == "tls":
         from protoserve.server.tls import TLSMixIn
@@ -239,6 +245,7 @@ class Runner:
             `PreforkMixIn.socket_per_worker`.
         beside: what one process more does, beside the workers; it is given what to call
             when it is ready, and what says whether to end.
+        receive_buffer: bytes of the kernel's queue to ask for, see `make_server`.
 
     Raises:
         DeclarationError: there are to be workers in a mode without.
@@ -252,6 +259,7 @@ class Runner:
     tls: ssl.SSLContext | None = None
     per_worker: bool | None = None
     beside: Callable[[Callable[[], None], Callable[[], bool]], None] | None = None
+    receive_buffer: int | None = None
     bound: list[Address] = attrs.field(factory=list, init=False)
     """Where it listens, after `bind`; chosen ports filled in."""
     _servers: list[Any] = attrs.field(factory=list, init=False)
@@ -325,7 +333,13 @@ class Runner:
         _make_codec(self.service, self.addresses)
         try:
             for address in self.addresses:
-                server = make_server(self.service, address, self.mode, self.tls)
+                server = make_server(
+                    self.service,
+                    address,
+                    self.mode,
+                    self.tls,
+                    receive_buffer=self.receive_buffer,
+                )
                 server.drain_timeout = self.drain
                 self._servers.append(server)
                 self._sockets.append(

@@ -333,6 +333,7 @@ class Collecting:
             settings.workers if several else None,
             per_worker=None if settings.spread == "exporter" else False,
             beside=self._deliver if several else None,
+            receive_buffer=settings.receive_buffer,
         )
         self._folders: dict[Path, int] = {}
         self._lost: dict[tuple[Path, str], int] = {}
@@ -376,7 +377,6 @@ class Collecting:
         for server in self.runner.datagram_servers():
             server.timestamps = self.settings.kernel_times
             server.gro = self.settings.gro
-            server.receive_buffer = self.settings.receive_buffer
 
     def _all_folders(self) -> list[Path]:
         """

@@ -9,15 +9,18 @@ import signal
 import socket
 import sqlite3
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from protoserve.journal import read_journal
+from protoserve.telemetry.collecting import Collecting, Settings
+from protoserve.urls import Address
 from tests.coalescing import gro, send_together
 from tests.service.kit import until
 from tests.telemetry.processes import PATIENCE, balanced, collect, command, sender
-from tests.telemetry.stations import Notes, Status, framed, reading
+from tests.telemetry.stations import Notes, Status, framed, reading, stations
 
 duckdb = pytest.importorskip("duckdb")
 pytest.importorskip("prometheus_client")
@@ -289,6 +292,31 @@ def test_a_sender_that_sends_too_much(tmp_path):
         dropped = figures['datagrams_dropped_total{reason="rate"}']
         assert 0 < dropped <= 350
         assert 400 == dropped + figures["datagrams_delivered_total"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux gives twice the size")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_receive_buffer_below_the_default(tmp_path, workers):
+    """Each socket asks for what is set, even if servers ask for more by default."""
+    settings = Settings(
+        protocol=stations,
+        addresses=[Address.parse("udp://127.0.0.1:0")],
+        into=[f"jsonl:{tmp_path / 'rows.jsonl'}"],
+        spool=tmp_path / "spool",
+        receive_buffer=1 << 20,
+        workers=workers,
+    )
+    collecting = Collecting(settings)
+    collecting.bind()
+    try:
+        sizes = [
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            for sock in collecting.runner._all_sockets()
+        ]
+    finally:
+        collecting.runner._close_servers()
+    assert workers == len(sizes)
+    assert max(sizes) <= 2 << 20
 
 
 def test_datagrams_that_the_kernel_drops(tmp_path):
