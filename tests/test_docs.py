@@ -492,6 +492,28 @@ def test_run_options():
         assert rows[names] == shown.removesuffix(".0")
 
 
+def test_collect_options():
+    """The page names all options of `protoserve collect`, and their words."""
+    typer = pytest.importorskip("typer")
+    commands = pytest.importorskip("protoserve.cli.commands")
+    collect = typer.main.get_command(commands.app).commands["collect"]
+    rows = {row[0].strip("`"): row[2] for row in table("docs/collect.md", "Option")}
+    options = {
+        p.opts[0]: p
+        for p in collect.params
+        if p.param_type_name == "option" and p.name != "help"
+    }
+    assert rows.keys() == options.keys()
+    assert "`auto`" in rows["--workers"]
+
+
+def test_names_of_flows():
+    """The page on sinks gives the names that v9 and IPFIX have for version 5's."""
+    text = outside_code(read("docs/sinks.md"))
+    for name in ("sourceIPv4Address", "protocolIdentifier", "octetDeltaCount"):
+        assert f"`{name}`" in text
+
+
 def test_make_targets():
     """Commands that contributors are told of exist."""
     makefile = read("Makefile")
