@@ -98,7 +98,7 @@ def split(
     values: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in options:
-            hint = nearest(name, options)
+            hint = nearest(name, [*options, "max_rows", "max_age"])
             raise DeclarationError(f"{scheme}: unknown option {name!r}; {hint}")
         try:
             values[name] = options[name](text)

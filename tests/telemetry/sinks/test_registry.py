@@ -45,6 +45,7 @@ def test_schemes(url, kind):
         ("", "'': expected the URL of a sink"),
         ("duckdb:", "duckdb: expected duckdb:WHERE, found nothing"),
         ("duckdb:x?thread=1", "unknown option 'thread'; did you mean threads?"),
+        ("parquet:x?max_agee=3", "unknown option 'max_agee'; did you mean max_age?"),
         ("duckdb:x?threads=no", "expected a whole number above 0, found 'no'"),
         ("duckdb:x?max_rows=0", "option max_rows: expected a whole number above 0"),
         ("arrow:x?max_age=inf", "option max_age: expected a number of seconds"),
