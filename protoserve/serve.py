@@ -195,8 +195,8 @@ def make_server(
         _remove_stale_socket(address)
     if not address.is_stream:
         options["max_packet_size"] = _LARGEST_DATAGRAM
-    if receive_buffer is not None:
-        options["receive_buffer"] = receive_buffer
+        if receive_buffer is not None:
+            options["receive_buffer"] = receive_buffer
     mixins = _MIXINS[mode][0 if address.is_stream else 1]
     if address.transport == "tls":
         from protoserve.server.tls import TLSMixIn
