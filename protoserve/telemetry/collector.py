@@ -35,7 +35,7 @@ from protoserve.telemetry.losses import write_losses
 from protoserve.telemetry.packing import pack_frames, pack_tables
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames, Refused, Tables, Tabulator
-from protoserve.telemetry.trimming import give_back
+from protoserve.telemetry.trimming import Trimmer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,6 @@ _TRIES = 256
 """How often in a second what has failed is tried again in halves."""
 _TICK = 1.0
 """Seconds between two looks at what waits for too long."""
-_TRIM = 10.0
-"""Seconds after which free memory is given back, or earlier when nothing comes."""
 
 
 class Output(Protocol):
@@ -170,14 +168,13 @@ class Collector:
             self._dead_letters.write(data, session.peer, moment, "malformed", error)
 
     def _work(self) -> None:
-        tick_at = trim_at = time.monotonic() + _TICK
-        is_trimmed = True
+        tick_at = time.monotonic() + _TICK
+        trimmer = Trimmer()
         while True:
             ending = self._stopping
             frames = self._intake.gather(_TICK / 4, self._enough, _PATIENCE)
             if frames is not None:
                 self.collect(frames)
-                is_trimmed = False
             elif ending:
                 break
             now = time.monotonic()
@@ -185,9 +182,7 @@ class Collector:
                 tick_at, self._tries = now + _TICK, _TRIES
                 self._settle(self._tabulator.tick(time.time()), None)
                 self._report()
-            if not is_trimmed and (frames is None or now >= trim_at):
-                trim_at, is_trimmed = now + _TRIM, True
-                give_back()
+            trimmer.after(worked=frames is not None)
         self._settle(self._tabulator.close(), None)
         self._report()
         if self._dead_letters is not None:

@@ -37,6 +37,7 @@ from protoserve.telemetry.sinks.base import (
     SinkRefusedError,
     SinkUnavailableError,
 )
+from protoserve.telemetry.trimming import Trimmer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -204,6 +205,7 @@ class Delivery:
         self._odd = 0
         self._typical = 1.0
         self._looked = 0.0
+        self._trimmer = Trimmer()
         self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
 
@@ -273,6 +275,7 @@ class Delivery:
             self._until_done(lambda: self._store([]))
             while batch := self._gather(consumer):
                 self._deliver(consumer, batch)
+                batch.clear()  # else it is there as long as the next one is gathered
         except _StoppedError:
             raise
         except Exception as error:
@@ -305,6 +308,7 @@ class Delivery:
             most = min(max(int((self._max_rows - rows) / self._typical), 1), _MOST)
             entries = self._until_done(lambda n=most, t=wait: consumer.take(n, t))  # type: ignore[misc]
             self._note_lag()
+            self._trimmer.after(worked=bool(entries or batch))
             if not entries and closing:
                 break
             if entries and not batch:
