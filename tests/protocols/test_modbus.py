@@ -139,10 +139,10 @@ def test_hostile(way, data):
     else:
         frame = frame[:8] + data.draw(st.binary(max_size=252))
         frame[4:6] = (len(frame) - 6).to_bytes(2, "big")
-    started = time.perf_counter()
+    started = time.thread_time()
     with contextlib.suppress(MalformedMessageError, UnknownMessageError):
         modbus.parse(frame, way)
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def values(count: int) -> str:
