@@ -38,7 +38,7 @@ _STORM = 1_000_000
 _QUICK_STORM = 100_000
 _GUST = 50_000
 """Strangers that take all the places there are for such."""
-_ROUNDS = 50
+_ROUNDS = 100
 """How often those that are known send as much as is sent in the storm by others."""
 _TEACHING, _STORMING = 2_000, 20_000
 """Datagrams a second; of a storm, the kernel may drop what is too much."""
