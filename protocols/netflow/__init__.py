@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from construct import Int16ub
 
 from protocols.netflow.elements import Element, element
+from protocols.netflow.filling import Filled
 from protocols.netflow.messages import (
     Content,
     Decoded,
@@ -123,6 +124,7 @@ make_tabulator = _MakeTabulator()
 
 netflow = Protocol(
     "netflow",
+    framing=Filled(),
     header=Header,
     tag="version",
     requests={5: NetFlow5, V9: NetFlow9, IPFIX: Ipfix},

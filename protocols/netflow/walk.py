@@ -2,7 +2,8 @@
 The sets of thousands of datagrams at once: set number k of each is found in one step.
 
 Nothing of the data is looked at here but version, lengths and set ids. A datagram is
-well-formed if its sets fill it exactly, or it is left out as a whole.
+well-formed if its sets fill it exactly, but for the zeros that some exporters put behind
+those of version 9 (see `filling`), or it is left out as a whole.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MOST_SETS = 1024
 
 HEADS = {V5: 24, V9: 20, IPFIX: 16}
 """Bytes of a datagram's head."""
+_SET_HEAD = 4
 _V5_RECORD = 48
 
 
@@ -148,23 +150,25 @@ def _sets(
             active, at, end = active[going], at[going], end[going]
         if not len(active):
             break
-        whole = end - at >= 4
+        whole = end - at >= _SET_HEAD
         if not whole.all():
+            places = _unfilled(data, heads[active], at, end, ~whole)
             _refuse(
-                refused, active[~whole], lambda _: "expected a set, found its head cut"
+                refused, active[places], lambda _: "expected a set, found its head cut"
             )
             active, at, end = active[whole], at[whole], end[whole]
         ids, sizes = number(data, at, 2), number(data, at + 2, 2)
-        fits = (sizes >= 4) & (sizes <= end - at)
+        fits = (sizes >= _SET_HEAD) & (sizes <= end - at)
         if not fits.all():
+            places = _unfilled(data, heads[active], at, end, ~fits)
             _refuse(
                 refused,
-                active[~fits],
+                active[places],
                 lambda _: "expected a set's length within the datagram, from 4 on",
             )
             active, at, end = active[fits], at[fits], end[fits]
             ids, sizes = ids[fits], sizes[fits]
-        found.append((active, ids, at + 4, at + sizes))
+        found.append((active, ids, at + _SET_HEAD, at + sizes))
         at = at + sizes
     else:
         left = active[at < end]
@@ -176,6 +180,20 @@ def _sets(
     # Step by step they came; a stable sort brings each frame's together.
     order = np.argsort(joined[0], kind="stable")
     return Sets(*(part[order] for part in joined))
+
+
+def _unfilled(
+    data: NDArray[np.uint8], heads: Any, at: Any, end: Any, which: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """
+    Find those that have something else than version 9's filling behind their last set.
+    """
+    places = np.flatnonzero(which)
+    wrong = [
+        heads[i] != HEADS[V9] or bool(data[at[i] : end[i]].any())
+        for i in places.tolist()
+    ]
+    return places[np.array(wrong, np.bool_)]
 
 
 def _refuse(refused: dict[int, str], which: Any, why: Any) -> None:
