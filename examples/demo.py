@@ -5,10 +5,10 @@ Each message is shown as it is decoded on either side. It ends after some second
 given as an argument, or at Ctrl-C.
 """
 
+import argparse
 import random
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import Any
@@ -79,7 +79,7 @@ def device(address: Address, number: int, stop: threading.Event) -> None:
                     show(address.transport, "<--", event.message)
 
 
-def main(seconds: float = 5) -> None:
+def main(seconds: float) -> None:
     """
     Run the station and its devices.
     """
@@ -115,4 +115,8 @@ def main(seconds: float = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "seconds", type=float, nargs="?", default=5, help="(%(default)s)"
+    )
+    main(parser.parse_args().seconds)

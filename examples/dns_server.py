@@ -6,7 +6,8 @@ transfers over UDP. Try `python examples/dns_server.py 5300`, and then
 ``dig -p 5300 @127.0.0.1 www.example.test``; ``+tcp`` and ``AXFR`` work too.
 """
 
-import sys
+import argparse
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -122,7 +123,7 @@ class Nameserver:
 app = Service(dns.dns, Nameserver(ZONE))
 
 
-def main(port: int = 53) -> None:
+def main(port: int) -> None:
     """
     Serve until interrupted.
     """
@@ -137,4 +138,7 @@ def main(port: int = 53) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=53, help="(%(default)s)")
+    with contextlib.suppress(KeyboardInterrupt):
+        main(parser.parse_args().port)

@@ -7,7 +7,8 @@ What is reached by its IP address needs no unit: 255 and 0 mean the station as w
 that has no such device behind it. Try `python examples/modbus_station.py 1502`.
 """
 
-import sys
+import argparse
+import contextlib
 import threading
 
 import attrs
@@ -171,7 +172,7 @@ class Station:
 app = Service(mb.modbus, Station(), on_malformed="skip")
 
 
-def main(port: int = 1502) -> None:
+def main(port: int) -> None:
     """
     Serve until interrupted.
     """
@@ -181,4 +182,7 @@ def main(port: int = 1502) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=1502, help="(%(default)s)")
+    with contextlib.suppress(KeyboardInterrupt):
+        main(parser.parse_args().port)

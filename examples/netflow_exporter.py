@@ -5,9 +5,9 @@ Send made-up flows as routers do: 300 each of NetFlow v5, NetFlow v9 and IPFIX.
 `python -m examples.netflow_exporter 2055`.
 """
 
+import argparse
 import random
 import socket
-import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -80,7 +80,7 @@ def datagrams(
         yield netflow.build(message, Direction.REQUEST, header=Header(version))
 
 
-def main(port: int = 2055) -> None:
+def main(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for version in NAMES.values():
             for datagram in datagrams(version, 300):
@@ -88,4 +88,6 @@ def main(port: int = 2055) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=2055, help="(%(default)s)")
+    main(parser.parse_args().port)

@@ -6,8 +6,9 @@ a sender's address gains nothing. MACs are not looked at, so a client that insis
 on authentication will not believe it. Try `python examples/ntp_server.py 1123`.
 """
 
+import argparse
+import contextlib
 import os
-import sys
 import time
 
 import attrs
@@ -58,7 +59,7 @@ class LocalClock:
 app = Service(ntp.ntp, LocalClock(int(os.environ.get("NTP_STRATUM", "10"))))
 
 
-def main(port: int = 123) -> None:
+def main(port: int) -> None:
     """
     Serve until interrupted.
     """
@@ -67,4 +68,7 @@ def main(port: int = 123) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=123, help="(%(default)s)")
+    with contextlib.suppress(KeyboardInterrupt):
+        main(parser.parse_args().port)

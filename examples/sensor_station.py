@@ -5,7 +5,8 @@ Run it with ``protoserve run examples.sensor_station:app --listen
 tcp://127.0.0.1:9000``, or by itself with a port as its argument.
 """
 
-import sys
+import argparse
+import contextlib
 
 import attrs
 from construct import Array, Float32b, Int8ub, Int16ub, Int32ub, this
@@ -82,7 +83,7 @@ class Station:
 app = Service(sensors, Station())
 
 
-def main(port: int = 9000) -> None:
+def main(port: int) -> None:
     """
     Serve on the loopback until interrupted.
     """
@@ -91,4 +92,7 @@ def main(port: int = 9000) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=9000, help="(%(default)s)")
+    with contextlib.suppress(KeyboardInterrupt):
+        main(parser.parse_args().port)

@@ -6,7 +6,8 @@ Both framings of RFC 6587 are taken, and entries of RFC 5424 and RFC 3164. Try
 `logger -n 127.0.0.1 -P 5514 -p user.err "the disk is full"`.
 """
 
-import sys
+import argparse
+import contextlib
 import threading
 
 import attrs
@@ -41,7 +42,7 @@ class Printer:
 app = Service(syslog.syslog, Printer())
 
 
-def main(port: int = 514) -> None:
+def main(port: int) -> None:
     """
     Collect until interrupted.
     """
@@ -56,4 +57,7 @@ def main(port: int = 514) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=514, help="(%(default)s)")
+    with contextlib.suppress(KeyboardInterrupt):
+        main(parser.parse_args().port)

@@ -7,6 +7,7 @@ import inspect
 import re
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_main(name):
     module = imported(name)
     assert module.__doc__
     assert len(inspect.signature(module.main).parameters) <= 1
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(("word", "status"), [("--help", 0), ("nope", 2)])
+def test_argument(name, word, status):
+    """Each says what it takes, and a wrong argument is one line behind the usage."""
+    command = [sys.executable, "-m", f"examples.{name}", word]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ran.returncode == status
+    assert ran.stderr.count("\n") == (2 if status else 0)
 
 
 @pytest.mark.parametrize("name", SERVED)
