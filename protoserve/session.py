@@ -132,7 +132,8 @@ class Peer:
 
         A Unix socket without a name has none: the text is empty. An IPv4 host is the same
         one to a socket of both families, which has it as ``::ffff:192.0.2.1`` (RFC 4291
-        section 2.5.5.2).
+        section 2.5.5.2). A link-local one has the number of its interface behind it, as in
+        ``fe80::1%2`` (RFC 4007 section 11).
         """
         address = self.address
         if address is None:  # as datagrams tell of such a socket
@@ -141,7 +142,9 @@ class Peer:
             return address.decode("utf-8", "backslashreplace").replace("\0", "@")
         if not isinstance(address, tuple):
             return str(address)
-        host = str(address[0])
+        host, zone = str(address[0]), address[3:]
+        if any(zone):
+            return f"{host}%{zone[0]}"
         return host.removeprefix("::ffff:") if "." in host else host
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from protoserve.errors import DeclarationError
+from protoserve.session import Peer
 
 __all__ = ["DATAGRAMS", "STREAMS", "Address"]
 
@@ -85,9 +86,8 @@ class Address:
         """
         Describe a socket's own address.
         """
-        if isinstance(address, tuple):
-            return cls(transport, str(address[0]), int(address[1]))
-        return cls(transport, str(address))
+        own = Peer(transport, address)
+        return cls(transport, own.host, own.port)
 
     @property
     def is_stream(self) -> bool:

@@ -637,6 +637,8 @@ def test_descriptions():
     assert "udp://[::1]:53" == str(Peer("udp", ("::1", 53, 0, 0)))
     mapped = Peer("udp", ("::ffff:192.0.2.1", 53, 0, 0))
     assert ("192.0.2.1", "udp://192.0.2.1:53") == (mapped.host, str(mapped))
+    local = Peer("udp", ("fe80::1", 53, 0, 2))
+    assert ("fe80::1%2", "udp://[fe80::1%2]:53") == (local.host, str(local))
     assert "unix:///tmp/x" == str(Peer("unix", "/tmp/x"))
     assert "unixgram://(unnamed)" == str(Peer("unixgram", ""))
     assert "unixgram://@0001f" == str(Peer("unixgram", b"\x000001f"))

@@ -65,6 +65,7 @@ def test_bound():
     for transport, address, expected in (
         ("tcp", ("127.0.0.1", 80), "tcp://127.0.0.1:80"),
         ("udp", ("::1", 53, 0, 0), "udp://[::1]:53"),
+        ("udp", ("fe80::1", 53, 0, 2), "udp://[fe80::1%2]:53"),
         ("unix", "/run/x.sock", "unix:///run/x.sock"),
     ):
         assert expected == str(Address.bound(transport, address))

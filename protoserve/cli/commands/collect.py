@@ -116,7 +116,8 @@ def collect(
     receive_buffer: Annotated[
         str,
         typer.Option(
-            metavar="SIZE", help="How much the kernel is to hold for each socket."
+            metavar="SIZE",
+            help="How much the kernel is to hold for each socket, its default at least.",
         ),
     ] = "32MiB",
     kernel_times: Annotated[
