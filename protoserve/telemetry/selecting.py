@@ -109,7 +109,7 @@ class Selection:
                 found = _UNKNOWN.search(str(exc))
                 if found is None:
                     raise
-                missing = pa.nulls(table.num_rows, pa.int64())
+                missing = pa.nulls(table.num_rows)  # of no type: it fits any
                 table = table.append_column(found[1], missing)
             finally:
                 self._connection.unregister("t")

@@ -159,6 +159,21 @@ def test_columns_of_one_name():
 
 
 @pytest.mark.parametrize(
+    ("where", "rows"),
+    [("tag = 'x'", 0), ("lower(tag) like 'a%'", 0), ("coalesce(tag, '') <> 'x'", 2)],
+)
+def test_a_text_that_a_table_does_not_have(where, rows):
+    """It is null there, as a number is, and gives the table no column of numbers."""
+    selection = Selection(where)
+    tables = {"one": pa.table({"a": [1, 2]}), "other": pa.table({"tag": ["xyz", "a"]})}
+    found = selection(tables)
+    assert rows == len(found.get("one", ()))
+    if rows:
+        assert pa.null() == found["one"].schema.field("tag").type
+    selection.close()
+
+
+@pytest.mark.parametrize(
     ("where", "said"),
     [("name > 5", "Binder Error"), ("name::int > 5", "Conversion Error")],
 )
