@@ -273,8 +273,9 @@ def _repeated(array: pa.Array) -> pa.Array:
     places, texts = array.values.indices, array.values.dictionary
     runs = pa.RunEndEncodedArray.from_arrays(array.run_ends, places)
     # They were in a dictionary before.
+    is_ordered = array.values.type.ordered
     return pa.DictionaryArray.from_arrays(
-        pa.compute.run_end_decode(runs), texts, safe=False
+        pa.compute.run_end_decode(runs), texts, ordered=is_ordered, safe=False
     )
 
 

@@ -88,6 +88,9 @@ def repeating(rows):
         "signs": pa.array(zeros),
         "time": pa.array(head, pa.timestamp("ns", "UTC")),
         "host": pa.DictionaryArray.from_arrays(pa.array(head % 2, pa.int32()), hosts),
+        "level": pa.DictionaryArray.from_arrays(
+            pa.array(head % 2, pa.int8()), pa.array(["low", "high"]), ordered=True
+        ),
         "null": pa.array(head, mask=null),
         "bool": pa.array(head % 2 == 0),
         "text": pa.array([str(n) for n in head]),
