@@ -209,7 +209,13 @@ class RowTables:
             if column is not None:
                 at, sizes = next(variable)
                 if column.kind != PADDING and self._is_wanted(column):
-                    found[column.name] = _listed(column.kind, data, at, sizes)
+                    pieces = _pieces(data, at, sizes)
+                    if self._numeric and column.kind == "ipv4Address":
+                        kind = "unsigned32"
+                        pieces = [each if len(each) == 4 else b"" for each in pieces]
+                    else:
+                        kind = column.kind
+                    found[column.name] = listed(kind, pieces)
         heads = gathered(data, frames.starts[part.frames], _head(layout.version))
         for name, _, _ in _HEADS[layout.version]:
             if name not in found:
@@ -282,15 +288,12 @@ def _dtype(columns: tuple[Column, ...]) -> np.dtype[Any]:
     return np.dtype([(c.name, wire_type(c.kind, c.length)) for c in columns])
 
 
-def _listed(
-    kind: str,
-    data: NDArray[np.uint8],
-    at: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-) -> pa.Array:
+def _pieces(
+    data: NDArray[np.uint8], at: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> list[bytes]:
     view = data.data
-    pieces = zip(at.tolist(), sizes.tolist(), strict=True)
-    return listed(kind, [bytes(view[begin : begin + size]) for begin, size in pieces])
+    places = zip(at.tolist(), sizes.tolist(), strict=True)
+    return [bytes(view[begin : begin + size]) for begin, size in places]
 
 
 def _described(version: int, columns: dict[str, pa.Array]) -> pa.Schema:

@@ -10,11 +10,11 @@ import pytest
 from protocols.netflow import Template, element, netflow
 from protocols.netflow.elements import known_elements, scope
 from protocols.netflow.tabulator import NetFlowTabulator
-from protocols.netflow.templates import V9, read_templates
+from protocols.netflow.templates import V9, VARIABLE, read_templates
 from protocols.netflow.values import NTP_EPOCH, read, write
 from protoserve import DeclarationError
 from protoserve.telemetry.tabulate import tabulator_of
-from tests.protocols.netflow.blocks import START, Exporters, as_rows, v9
+from tests.protocols.netflow.blocks import START, Exporters, as_rows, ipfix, v9
 
 VALUES = [
     ("unsigned8", 200, 1),
@@ -129,3 +129,17 @@ def test_numeric_addresses():
     block = Exporters().block([v9((0, template.definition()), (256, data))], START)
     (row,) = as_rows(NetFlowTabulator(numeric=True).tables(block).tables["flows"])
     assert 0xC0000201 == row["sourceIPv4Address"]
+
+
+def test_numeric_addresses_of_any_length():
+    """A variable field's address is a number too, beside those of fixed fields."""
+    fixed = Template.of(256, [(8, 4)])
+    variable = Template.of(257, [(8, VARIABLE)])
+    definitions = fixed.definition() + variable.definition()
+    address = bytes([192, 0, 2, 1])
+    frame = ipfix(
+        (2, definitions), (256, address), (257, b"\4" + address + b"\2" + address[:2])
+    )
+    found = NetFlowTabulator(numeric=True).tables(Exporters().block([frame]))
+    column = found.tables["flows"]["sourceIPv4Address"]
+    assert [0xC0000201, 0xC0000201, None] == column.to_pylist()
