@@ -4,8 +4,8 @@ Datagrams as rows: `flow_samples`, and a table for each kind of counters.
 A flow sample is one row: what its records say about the packet stands side by side,
 and what no record says is `None`. A counter record is one row of its own table; the
 columns are those of its message, which is the only place that names them, with the
-agent and the source before them. A counter that is all ones, or a percentage of -1, is
-one that the agent does not have, and `None` here, as is a number that only a broken
+agent and the source before them. A counter that is all ones, or a percentage or load of
+-1, is one that the agent does not have, and `None` here, as is a number that only a broken
 agent sends: one that has no room in 63 bits.
 """
 # ruff: noqa: RUF009 - what is called declares a column
@@ -240,6 +240,8 @@ class CounterRows:
             value = getattr(record, name)
             if limit is not None:
                 value = int(value) if 0 <= value < limit else None
+            elif isinstance(value, float):
+                value = None if value == -1 else value
             elif isinstance(value, str):
                 value = clean(value)
             values[name] = value

@@ -168,6 +168,13 @@ def test_counters_that_an_agent_does_not_have():
     assert "interface_counters" == type(row).__table__
 
 
+def test_loads_that_an_agent_does_not_have():
+    """A load average of -1 is none."""
+    loads = {"load_one": -1.0, "load_five": 0.0, "load_fifteen": 1.5}
+    (row,) = rows(examples.counted(examples.numbers(hosts.HostCpu, **loads)))
+    assert (None, 0.0, 1.5) == (row.load_one, row.load_five, row.load_fifteen)
+
+
 def test_text_that_is_no_utf_8():
     """It is kept in messages, replaced in tables, and costs nothing beside it."""
     name = "B\udcfcro"
