@@ -107,6 +107,11 @@ class Packet(Message):
         for i, part in enumerate(self.parts):
             value = part.value
             if isinstance(value, Signature):
+                if i:  # it covers only what is behind it
+                    raise UntrustedError(
+                        "expected a signature before all other parts, found "
+                        f"{i} before it"
+                    )
                 username = value.username
                 verified = _verify(value, passwords.get(username), username)
             elif isinstance(value, Encrypted):

@@ -209,6 +209,15 @@ def test_a_signature_is_of_all_that_follows():
         assert 36 <= place < 41, place  # another user, whose password is not known
 
 
+def test_nothing_is_before_a_signature():
+    """What stands before a signature is not covered by it."""
+    sealed = cd.Packet.signed(LOAD, "alice", "secret").parts
+    for before in (LOAD, cd.Packet.signed(LOAD, "bob", "x").parts):
+        packet = parsed(bytes(cd.Packet([*before, *sealed])))
+        with pytest.raises(cd.UntrustedError, match="before all other parts, found"):
+            packet.opened(PASSWORDS)
+
+
 crypto = pytest.importorskip  # the extra collectd
 
 
