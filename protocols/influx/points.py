@@ -122,10 +122,10 @@ def _kind(value: Any) -> str:
 # Reading -----------------------------------------------------------------------
 
 # Possessive (++, *+): what was taken is not tried in shorter forms.
-# A quote is escaped outside of quoted text too. So one that nothing closes is the last
-# that is not, and what is behind it is searched once, not again for each line.
+# Only behind an equals sign a quote begins text; in names it is itself. One that nothing
+# closes is the last that is not escaped, so that what is behind it is searched once.
 _LINE = re.compile(
-    rb'(?:\\.|[^ \n\\])*+(?: (?:"(?:\\.|[^"\\])*+"|\\.|[^"\n\\])*+)?+', re.DOTALL
+    rb'(?:\\.|[^ \n\\])*+(?: (?:="(?:\\.|[^"\\])*+"|\\.|[^\n\\])*+)?+', re.DOTALL
 )
 _NAME = re.compile(rb"(?:\\.|[^, \\]|\\)++", re.DOTALL)
 _KEY = re.compile(rb"(?:\\.|[^,= \\]|\\)++", re.DOTALL)
@@ -161,6 +161,8 @@ class PointLines(Lines):
         """
         Find where a line ends; quoted text may have ends of lines in it.
         """
+        if data.startswith(self.comment, start):
+            return super().end_of(data, start)
         found = _LINE.match(data, start)
         return data.find(b"\n", found.end() if found else start)
 

@@ -100,6 +100,14 @@ def test_a_bad_line_is_kept_beside_good_ones():
     assert Point("c", {"d": 1.0}) == third
 
 
+def test_quotes_that_begin_no_text():
+    """Quotes of comments and in names are themselves, and join no lines."""
+    text = Point("m", {"f": "x\ny"})
+    assert [text] == Points.parse(b'# a "quote\nm f="x\ny"').lines
+    named = [Point('a"b', {'c"d': 1.0}), Point('a"b', {'e"f': 2.0}), text]
+    assert named == Points.parse(b'a"b c"d=1\na"b e"f=2\nm f="x\ny"').lines
+
+
 @pytest.mark.parametrize(
     "point",
     [
