@@ -162,7 +162,7 @@ def _assign(
 def _made(cls: type[Message], plain: Mapping[str, Any], *, header: Any = None) -> Any:
     try:
         return from_plain(cls, plain, header=header)
-    except PlainError as exc:
+    except InvalidMessageError as exc:
         raise CommandError(_explained(cls, exc)) from exc
 
 
@@ -171,7 +171,9 @@ def _explained(cls: type[Message], error: InvalidMessageError) -> str:
     Add to an error what the field is, and how to write it.
     """
     text = " ".join(str(error).split())
-    path = error.path.partition(".")[2]
+    owner, _, path = error.path.partition(".")
+    if owner != cls.__name__:  # the header's
+        return text
     if not path and not getattr(error, "nearest", None):
         inside = place_of(cls, error.found.strip("'"))
         return f"{text}; did you mean {inside}?" if inside else text

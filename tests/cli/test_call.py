@@ -159,6 +159,12 @@ WRONG = [
     (MODBUS, "ReadCoils", ["--data", "{"], "--data: no JSON: "),
     (MODBUS, "ReadCoils", ["--data", "[1]"], "a JSON object with the message's fields"),
     (MODBUS, "ReadCoils", ["--header", "unti=1"], "did you mean unit?"),
+    (
+        MODBUS,
+        "ReadCoils",
+        ["address=1", "count=1", "--header", "unit=900"],
+        "Mbap.unit: expected an integer in 0..255 (Int8ub), found 900",
+    ),
     (MODBUS, "ReadCoils", ["--timeout", "0"], "expected a time above 0, not '0'"),
     (MODBUS, "ReadCoils", ["--timeout", "soon"], "a time such as 10s or 500ms"),
     (

@@ -85,6 +85,7 @@ def test_script(command, url):
         ("ReadCoils 'address=1", "no closing quotation"),
         ("ReadCoils --heder unit=1", "expected FIELD=VALUE or --header FIELD=VALUE"),
         ("ReadCoils --header", "expected FIELD=VALUE"),
+        ("ReadCoils address=1 count=1 --header unit=900", "found 900"),
         ("help ReadCoil", "did you mean ReadCoils?"),
         ("send", "send: expected MESSAGE FIELD=VALUE"),
         ("timeout 0", "timeout: expected seconds above 0, found '0'"),
