@@ -492,6 +492,27 @@ def test_run_options():
         assert rows[names] == shown.removesuffix(".0")
 
 
+def test_options_are_on_pages():
+    """Each option of a command is on the page that the table of commands names."""
+    typer = pytest.importorskip("typer")
+    commands = pytest.importorskip("protoserve.cli.commands")
+    pages = {
+        row[0].strip("`"): re.search(r"\((\w+\.md)?", row[2])[1] or "commands.md"
+        for row in table("docs/commands.md", "Command")
+    }
+    app = typer.main.get_command(commands.app)
+    assert pages.keys() == app.commands.keys()
+    missing = [
+        (name, option.opts)
+        for name, command in app.commands.items()
+        for option in command.params
+        if option.param_type_name == "option"
+        and not any(word in read(f"docs/{pages[name]}") for word in option.opts)
+        and option.name != "help"
+    ]
+    assert [] == missing
+
+
 def test_collect_options():
     """The page names all options of `protoserve collect`, and their words."""
     typer = pytest.importorskip("typer")
