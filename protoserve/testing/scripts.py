@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import construct
 
+from protoserve.codec.enums import EnumField
 from protoserve.errors import DeclarationError, ProtoserveError
 from protoserve.messages import Message
 from protoserve.plain import assign, from_plain, to_plain
@@ -33,6 +35,7 @@ __all__ = ["Push", "Reply", "Rule", "ScriptError", "load_rules", "script_text"]
 _RULE = ("when", "answer", "answers", "error", "nothing", "after", "push")
 _OUTCOMES = ("answer", "answers", "error", "nothing")
 _PUSH = ("every", "times")
+_NUMBERS = (construct.FormatField, construct.BytesInteger, construct.BitsInteger)
 
 
 class ScriptError(DeclarationError):
@@ -309,6 +312,32 @@ class _Reader:
                     owner = "" if holder is None else holder.__name__
                     hint = _hint(name, known)
                     raise ScriptError(f"when: {owner} has no field {name!r}{hint}")
+            if holder is not None:
+                _check_values(holder, values)
+
+
+def _check_values(holder: type[Message], values: Mapping[str, Any]) -> None:
+    """
+    Refuse what a field of numbers, or of an enum of numbers, never holds.
+    """
+    for field in holder._record.fields:
+        node = field.construct
+        inner = node.subcon if isinstance(node, EnumField) else node
+        if field.name not in values or not isinstance(inner, _NUMBERS):
+            continue
+        alone = construct.Struct(field.name / node)
+        try:
+            size = inner.sizeof()
+        except construct.SizeofError:
+            continue  # it depends on what is not known here
+        if isinstance(inner, construct.BitsInteger):
+            rest = construct.Padding(-size % 8)
+            alone = construct.BitStruct(field.name / node, rest)
+        one = Message.from_construct(holder.__name__, alone)
+        try:
+            bytes(from_plain(one, {field.name: values[field.name]}))
+        except ProtoserveError as exc:
+            raise ScriptError(f"when: {exc}") from exc
 
 
 def _with_values(header: Any, values: Mapping[str, Any]) -> Any:
@@ -377,6 +406,8 @@ def _is(value: Any, expected: Any) -> bool:
         return value.hex() == digits or value == expected.removeprefix("text:").encode()
     if isinstance(value, enum.Enum) and value.value == expected:
         return True
+    if isinstance(value, enum.Enum) and isinstance(expected, str):
+        return str(to_plain(value)).lower() == expected.lower()
     return bool(value == expected or to_plain(value) == expected)
 
 

@@ -326,7 +326,7 @@ def test_nested_values(script):
         """
         - when: {message: Query, questions.0.name: gone.example.test}
           answer: {header: {rcode: NXDOMAIN}}
-        - when: {message: Query, questions: [{type: MX}]}
+        - when: {message: Query, questions: [{type: mx}]}
           answer:
             header: {authoritative: true}
             answers:
@@ -441,6 +441,9 @@ def test_a_push_is_begun_once(script):
             "- when: {device: 1}",
             "when: expected message: with one of Reading, Fetch, Tick",
         ),
+        ("- when: {message: Reading, device: -1}", "when: Reading.device: expected"),
+        ("- when: {message: Reading, device: x}", "when: Reading.device: expected"),
+        ("- when: {message: Reading, header: {unit: 900}}", "when: Header.unit: exp"),
         ("- when: {message: Reading, devise: 1}", "Reading has no field 'devise'; did"),
         (
             "- when: {message: Reading, header: {units: 1}}",
