@@ -126,10 +126,11 @@ def parse_message(record: Record, data: BytesLike, caps: Caps) -> Any:
 
     Raises:
         MalformedMessageError: anything is wrong with them.
+        TypeError: they are no bytes.
     """
     path = record.record_name
+    size = memoryview(data).nbytes
     with explained(b"", path):
-        size = memoryview(data).nbytes
         if size > caps.size:
             expected = f"at most {caps.size} bytes (caps=Caps(size=…) allows more)"
             raise Fault(path, caps.size, expected, str(size))

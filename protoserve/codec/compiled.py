@@ -70,7 +70,9 @@ def _parse_source(record: Record, writer: ParseWriter) -> str:
     writer.flush()
     writer.settle_counts()
     lines = ["def parse(data):", "    try:"]
-    lines.append("        buf = data if type(data) is bytes else bytes(data)")
+    lines.append(
+        "        buf = data if type(data) is bytes else bytes(memoryview(data))"
+    )
     lines.append("        end = len(buf)")
     if writer.var:
         lines.append(f"        if end > {writer.caps.size}: raise Mismatch")

@@ -100,7 +100,7 @@ class FrameCodec:
             MalformedMessageError: the bytes are no such frame.
             UnknownMessageError: `choose` knows no message for the header.
         """
-        whole = bytes(data)
+        whole = bytes(memoryview(data))  # bytes(5) would be five zeros
         header = None
         try:
             with explained(whole, self.name):

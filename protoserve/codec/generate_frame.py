@@ -245,7 +245,7 @@ def _frame_parser(
     }
     lines = [
         "def parse(data, session):",
-        "    buf = data if type(data) is bytes else bytes(data)",
+        "    buf = data if type(data) is bytes else bytes(memoryview(data))",
         "    end = len(buf)",
         f"    if end > {most}: raise Mismatch",
         f"    stop = end - {codec.trailer_size}",

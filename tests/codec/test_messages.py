@@ -14,9 +14,11 @@ import pytest
 from construct import this
 
 from protoserve import (
+    Direction,
     InvalidMessageError,
     MalformedMessageError,
     Message,
+    Protocol,
     Request,
     checksum_of,
     checksums,
@@ -395,3 +397,15 @@ def test_kept_method(monkeypatch):
     assert Kept(1) == parse(b"\1")
     monkeypatch.setattr(compiled, "parser_of", None)
     assert Kept(2) == parse(b"\2")
+
+
+@pytest.mark.parametrize("data", [1, [1, 2, 3], "abc", None])
+def test_only_bytes_are_parsed(data):
+    """A number is not as many zeros, and nobody else's fault."""
+    with pytest.raises(TypeError, match="a bytes-like object is required"):
+        Sample.parse(data)
+    for header, tag in ((None, None), (Sample, "kind")):
+        messages = Sample if header is None else {1: Sample}
+        spoken = Protocol("spoken", header=header, tag=tag, messages=messages)
+        with pytest.raises(TypeError, match="a bytes-like object is required"):
+            spoken.parse(data, Direction.REQUEST)
