@@ -189,6 +189,12 @@ def wire(
         )
     if value is not None and (default is not attrs.NOTHING or factory):
         raise DeclarationError("wire(): value= leaves no room for a default")
+    if default is not attrs.NOTHING and factory is not None:
+        raise DeclarationError("wire(): default= and factory= exclude each other")
+    if isinstance(default, list | dict | set | bytearray):
+        raise DeclarationError(
+            f"wire(default={default!r}) would be shared by all messages; use factory="
+        )
     if enum is not None:
         construct = EnumField(construct, enum, strict)
     elif strict:
@@ -269,6 +275,8 @@ class MessageType(type):
         if "__slots__" in namespace:
             return cls  # Message and Request themselves, or what attrs made of ours
         _check_names(cls, namespace)
+        if not isinstance(caps, Caps | None):
+            raise DeclarationError(f"{name}: caps= takes Caps(…), not {caps!r}")
         try:
             defined: Any = attrs.define(
                 cls,

@@ -291,3 +291,21 @@ def test_requests_are_answered_by_messages():
 def test_from_construct(construct, text):
     """A Construct format is held to the same rules."""
     assert text in refusal(lambda: Message.from_construct("Holder", construct))
+
+
+def test_caps_are_caps():
+    """What is no Caps is told where it is written, and not when a peer sends."""
+    assert "Holder: caps= takes Caps(…), not 3" == refusal(holder(c.Int8ub, caps=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"default": 1, "factory": int}, "default= and factory= exclude each other"),
+        ({"default": []}, "wire(default=[]) would be shared by all messages"),
+        ({"default": bytearray(b"a")}, "would be shared by all messages; use factory="),
+    ],
+)
+def test_defaults(options, text):
+    """A default is one value, and none that a message could change for others."""
+    assert text in refusal(lambda: wire(c.GreedyBytes, **options))
