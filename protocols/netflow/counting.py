@@ -70,7 +70,8 @@ class Counters:
                 streams = number(frames.data, starts + 20, 2)
             elif version == V9:
                 steps = np.ones_like(steps)
-            elif unclear or self._open:
+            streams = streams | version << 32  # each version has counters of its own
+            if version == IPFIX and (unclear or self._open):
                 peers = [frames.exporters[s] for s in senders.tolist()]
                 rows = zip(
                     places.tolist(),

@@ -331,7 +331,7 @@ def numbers(tables):
         row
         for each in tables.sequences
         for row in zip(
-            each.streams.tolist(),
+            (each.streams & 0xFFFFFFFF).tolist(),
             each.numbers.tolist(),
             each.steps.tolist(),
             strict=True,
@@ -351,6 +351,14 @@ def test_sequences(tabulator, senders):
     ]
     tables = tabulator.tables(senders.block(sent))
     assert [(0x102, 77, 2), (4, 9, 1), (3, 6, 2)] == numbers(tables)
+
+
+def test_sequences_of_each_version(tabulator, senders):
+    """Counters of one exporter and domain are other ones in each version."""
+    five = struct.pack(">HHIIIIBBH", 5, 1, 0, 0, 0, 0, 0, 3, 0) + bytes(48)
+    sent = [five, v9((0, PORTS.definition()), domain=3), ipfix(domain=3)]
+    tables = tabulator.tables(senders.block(sent))
+    assert 3 == len({each.streams.item() for each in tables.sequences})
 
 
 def test_sequences_of_unknown_data(tabulator, senders):
