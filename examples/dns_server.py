@@ -7,7 +7,6 @@ transfers over UDP. Try `python examples/dns_server.py 5300`, and then
 """
 
 import argparse
-import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -140,5 +139,9 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=53, help="(%(default)s)")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # the port is taken, or is none
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass

@@ -8,7 +8,6 @@ that has no such device behind it. Try `python examples/modbus_station.py 1502`.
 """
 
 import argparse
-import contextlib
 import threading
 
 import attrs
@@ -184,5 +183,9 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=1502, help="(%(default)s)")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # the port is taken, or is none
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass

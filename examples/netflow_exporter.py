@@ -90,4 +90,7 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=2055, help="(%(default)s)")
-    main(parser.parse_args().port)
+    try:
+        main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # such as a port that is none
+        parser.error(str(error))

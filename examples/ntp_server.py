@@ -7,7 +7,6 @@ on authentication will not believe it. Try `python examples/ntp_server.py 1123`.
 """
 
 import argparse
-import contextlib
 import os
 import time
 
@@ -70,5 +69,9 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=123, help="(%(default)s)")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # the port is taken, or is none
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass

@@ -6,7 +6,6 @@ tcp://127.0.0.1:9000``, or by itself with a port as its argument.
 """
 
 import argparse
-import contextlib
 
 import attrs
 from construct import Array, Float32b, Int8ub, Int16ub, Int32ub, this
@@ -94,5 +93,9 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=9000, help="(%(default)s)")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # the port is taken, or is none
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass

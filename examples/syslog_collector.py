@@ -7,7 +7,6 @@ Both framings of RFC 6587 are taken, and entries of RFC 5424 and RFC 3164. Try
 """
 
 import argparse
-import contextlib
 import threading
 
 import attrs
@@ -59,5 +58,9 @@ def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int, nargs="?", default=514, help="(%(default)s)")
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(parser.parse_args().port)
+    except (OSError, OverflowError) as error:  # the port is taken, or is none
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass
