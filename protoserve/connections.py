@@ -189,6 +189,8 @@ class Connection:
         self._lost: OSError | None = None
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._awaits_route = False
+        """Whether what a route has begun is waited for."""
         self._deadlines = Deadlines(time.monotonic())
         sock.setblocking(False)
         internet = isinstance(address, tuple)
@@ -542,7 +544,11 @@ class Connection:
         Wait for what a route has begun; not for the peer, though.
         """
         if awaited is not _ROOM:
-            return self.service._background.run(awaited)
+            self._awaits_route = True
+            try:
+                return self.service._background.run(awaited)
+            finally:
+                self._awaits_route = False
         if self._unsent:
             raise _Suspended
         return None
@@ -558,6 +564,10 @@ class Connection:
         """
         End the wait for more bytes; what has arrived is still handled.
         """
+        if self._awaits_route or self._thread == threading.get_ident():
+            # Nobody waits for bytes, and the kernel would answer more of them by a
+            # reset, even before the peer has what was sent.
+            return
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
 
