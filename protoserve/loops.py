@@ -64,7 +64,9 @@ class ServiceLoopSide:
         self.thread = threading.get_ident()
         self.most_tasks = 1
         """Messages of one connection that coroutines answer at a time."""
-        if service.protocol.correlate is not None:
+        protocol = service.protocol
+        # With states, what is allowed next depends on the answer before.
+        if protocol.correlate is not None and protocol.states is None:
             self.most_tasks = service.limits.requests or sys.maxsize
         self.pump = service.dispatcher.stream_pump()
         """Answers what is read in passing, where there is such a function."""

@@ -9,7 +9,7 @@ import pytest
 
 import protoserve.connections
 import protoserve.loops
-from protoserve import Service, Session, route
+from protoserve import Protocol, Service, Session, route
 from protoserve.server import (
     EventLoopMixIn,
     ForkingMixIn,
@@ -19,6 +19,7 @@ from protoserve.server import (
 )
 from tests.service.kit import (
     PATIENCE,
+    Header,
     Ping,
     Pong,
     Text,
@@ -35,11 +36,46 @@ MODES = {
     "pool": (PoolMixIn,),
     "loop": (EventLoopMixIn,),
 }
+guarded = Protocol(
+    "guarded",
+    framing=spoken.framing,
+    header=Header,
+    tag="kind",
+    correlate="sequence",
+    requests={1: Ping},
+    responses={2: Pong},
+    messages={3: Text},
+    states={"new": {Ping: "asked"}, "asked": {Pong: "ready"}, "ready": {Text: "ready"}},
+)
 
 
 @pytest.fixture(params=MODES)
 def server_class(request):
     return type("Server", (*MODES[request.param], TCPServer), {})
+
+
+class Patient:
+    """
+    Answers after a while.
+    """
+
+    @route
+    async def ping(self, message: Ping) -> Pong:
+        await asyncio.sleep(0)
+        return Pong(message.value)
+
+    @route
+    async def text(self, message: Text) -> Text:
+        await asyncio.sleep(0)
+        return message
+
+
+def test_states_of_messages_in_a_row(start, server_class):
+    """What the answer before allows is allowed, though a coroutine has to give that."""
+    with start(server_class, Service(guarded, Patient())).client() as client:
+        client.send(Ping(1), Text(b"a"), Text(b"b"))
+        answers = [client.receive() for _ in range(3)]
+    assert [Pong(1), Text(b"a"), Text(b"b")] == answers
 
 
 class Last:
