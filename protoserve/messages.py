@@ -191,10 +191,6 @@ def wire(
         raise DeclarationError("wire(): value= leaves no room for a default")
     if default is not attrs.NOTHING and factory is not None:
         raise DeclarationError("wire(): default= and factory= exclude each other")
-    if isinstance(default, list | dict | set | bytearray):
-        raise DeclarationError(
-            f"wire(default={default!r}) would be shared by all messages; use factory="
-        )
     if enum is not None:
         construct = EnumField(construct, enum, strict)
     elif strict:
