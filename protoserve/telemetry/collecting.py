@@ -355,6 +355,7 @@ class Collecting:
             selection = Selection(settings.where, settings.select)
             selection.close()
             check_columns(settings.protocol, selection.names)
+        _prepare()
 
     def bind(self) -> None:
         """
@@ -560,3 +561,17 @@ def _spool(settings: Settings, folder: Path) -> Spool:
         max_size=settings.spool_size,
         when_full=settings.spool_when_full,  # type: ignore[arg-type] # checked there
     )
+
+
+def _prepare() -> None:
+    """
+    Have now what the first rows need, and not while they wait in memory.
+
+    PyArrow looks for pandas when it makes its first array of Python's values. Where there
+    is one, that takes half a second.
+    """
+    with contextlib.suppress(ModuleNotFoundError):  # a log takes datagrams without it
+        import pyarrow as pa
+        import pyarrow.compute
+
+        pa.array([b""])

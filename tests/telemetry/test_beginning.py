@@ -3,6 +3,8 @@ What is told before anything is collected: columns that there are not, places th
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import attrs
@@ -16,7 +18,7 @@ from protoserve import DeclarationError, Message, Protocol, wire
 from protoserve.telemetry.columns import check_columns, columns_of
 from protoserve.telemetry.selecting import Selection
 from protoserve.telemetry.sinks.places import check_place
-from tests.running import ran
+from tests.running import ROOT, ran
 
 pytest.importorskip("duckdb")
 
@@ -242,3 +244,38 @@ def test_no_permission(tmp_path):
     done = ran(program)
     text = "duckdb:/x.duckdb: it cannot be written: /: Permission denied\n"
     assert (text, "") == (done.stdout, done.stderr)
+
+
+PREPARED = """
+import sys
+from pathlib import Path
+from examples.netflow_exporter import datagrams
+from protocols.netflow import netflow
+from protoserve.telemetry.collecting import Collecting, Settings
+from protoserve.telemetry.packing import pack_tables
+from protoserve.telemetry.tabulate import tabulator_of
+from protoserve.urls import Address
+from tests.protocols.netflow.blocks import Exporters
+
+sent = datagrams(int(sys.argv[1]), 2000)
+block = Exporters().block(list(sent))
+for name in [each for each in sys.modules if each.partition(".")[0] == "pandas"]:
+    raise SystemExit(f"{name} is there too soon")
+folder = Path(sys.argv[2])
+addresses = [Address("udp", "127.0.0.1", 0)]
+settings = dict(protocol=netflow, addresses=addresses, spool=folder / "spool")
+Collecting(Settings(into=[f"arrow:{folder / 'out'}"], **settings))
+made = tabulator_of(netflow)
+known = set(sys.modules)
+pack_tables(made.tables(block).tables)
+new = set(sys.modules) - known
+print(*sorted(name for name in new if name.partition(".")[0] in ("pandas", "pyarrow")))
+"""
+
+
+@pytest.mark.parametrize("version", [5, 9, 10])
+def test_first_rows(version, tmp_path):
+    """What takes long to import is there before the first rows wait for it."""
+    command = [sys.executable, "-c", PREPARED, str(version), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)
