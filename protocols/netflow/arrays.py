@@ -187,12 +187,17 @@ def _ipv4(values: NDArray[Any]) -> pa.Array:
 def _halves() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """
     Make the text of two octets, with a dot behind and without, as eight letters.
+
+    Letters that are zero count for nothing, wherever they are.
     """
-    octets = [str(octet).encode() for octet in range(256)]
-    words = [b"%s.%s" % (high, low) for high in octets for low in octets]
-    first = b"".join((word + b".").ljust(8, b"\0") for word in words)
-    last = b"".join(word.ljust(8, b"\0") for word in words)
-    return np.frombuffer(first, np.uint64), np.frombuffer(last, np.uint64)
+    octets = np.array([str(octet) for octet in range(256)], "S3").view(np.uint8)
+    words = np.zeros((256, 256, 8), np.uint8)
+    words[:, :, :3] = octets.reshape(256, 1, 3)
+    words[:, :, 4:7] = octets.reshape(1, 256, 3)
+    words[:, :, 3] = ord(".")
+    last = words.copy()
+    words[:, :, 7] = ord(".")
+    return words.view(np.uint64).ravel(), last.view(np.uint64).ravel()
 
 
 def _dotted(addresses: NDArray[np.uint32]) -> pa.Array:

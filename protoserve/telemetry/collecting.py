@@ -355,7 +355,7 @@ class Collecting:
             selection = Selection(settings.where, settings.select)
             selection.close()
             check_columns(settings.protocol, selection.names)
-        _prepare()
+        _prepare(settings.protocol)
 
     def bind(self) -> None:
         """
@@ -563,13 +563,14 @@ def _spool(settings: Settings, folder: Path) -> Spool:
     )
 
 
-def _prepare() -> None:
+def _prepare(protocol: Protocol) -> None:
     """
     Have now what the first rows need, and not while they wait in memory.
 
     PyArrow looks for pandas when it makes its first array of Python's values. Where there
     is one, that takes half a second.
     """
+    tabulator_of(protocol).close()
     with contextlib.suppress(ModuleNotFoundError):  # a log takes datagrams without it
         import pyarrow as pa
         import pyarrow.compute

@@ -51,8 +51,8 @@ COUNTED = ("rows", "bytes", "exporters", *GAPS)
 """What a collector counts beside the fates of datagrams."""
 ENOUGH = 4 << 20
 """Bytes of datagrams that are tabulated at a time."""
-_PATIENCE = 0.04
-"""Seconds that datagrams wait for others."""
+_AGE = 0.045
+"""Seconds from when a datagram came to when it is in the spool, if that can be done."""
 _MOST_AT_ONCE = 4096
 """Exporters whose datagrams are tabulated together: each takes a kilobyte meanwhile."""
 _TRIES = 256
@@ -170,14 +170,18 @@ class Collector:
     def _work(self) -> None:
         tick_at = time.monotonic() + _TICK
         trimmer = Trimmer()
+        worked = _AGE  # the first may take that
         while True:
             ending = self._stopping
-            frames = self._intake.gather(_TICK / 4, self._enough, _PATIENCE)
+            # What takes long to tabulate waits for less: until then it is in memory only.
+            frames = self._intake.gather(_TICK / 4, self._enough, _AGE - worked)
+            now = time.monotonic()
             if frames is not None:
                 self.collect(frames)
+                began, now = now, time.monotonic()
+                worked = now - began
             elif ending:
                 break
-            now = time.monotonic()
             if now >= tick_at:
                 tick_at, self._tries = now + _TICK, _TRIES
                 self._settle(self._tabulator.tick(time.time()), None)

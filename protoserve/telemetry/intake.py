@@ -71,6 +71,8 @@ class _Piece:
     """Their senders' raw addresses, or one for all."""
     peer: Callable[[bytes], Peer]
     """Makes a peer of a raw address."""
+    came_at: float
+    """On the clock of `time.monotonic`."""
 
     @property
     def size(self) -> int:
@@ -149,6 +151,7 @@ class Intake:
                 found.moments[rows],
                 found.names[rows],
                 lambda name: self._peer(name, decode),
+                time.monotonic(),
             )
         )
 
@@ -173,6 +176,7 @@ class Intake:
                 np.array([moment], "i8"),
                 np.zeros(1, "V1"),
                 lambda _: peer,
+                time.monotonic(),
             )
         )
 
@@ -231,26 +235,26 @@ class Intake:
         Args:
             timeout: seconds to wait for the first.
             enough: bytes that are not waited for any longer, counted in the same way.
-            patience: seconds to wait for others after the first.
+            patience: seconds from when the first came to wait for others.
 
         Returns:
             `None` if there is nothing.
         """
         with self._condition:
-            self._wait(1, timeout)
+            self._wait(1, time.monotonic() + timeout)
             if not self._pieces:
                 return None
-            self._wait(min(enough, self._most // 2), patience)
+            deadline = self._pieces[0].came_at + patience
+            self._wait(min(enough, self._most // 2), deadline)
             pieces = self._some(enough)
             self._condition.notify_all()
         return self._joined(pieces)
 
-    def _wait(self, wanted: int, timeout: float) -> None:
+    def _wait(self, wanted: int, deadline: float) -> None:
         """
         Wait until so many bytes are there; not woken by each that comes before.
         """
         self._wanted = wanted
-        deadline = time.monotonic() + timeout
         while self._bytes < wanted and not self._closed:
             left = deadline - time.monotonic()
             if left <= 0:

@@ -265,11 +265,12 @@ folder = Path(sys.argv[2])
 addresses = [Address("udp", "127.0.0.1", 0)]
 settings = dict(protocol=netflow, addresses=addresses, spool=folder / "spool")
 Collecting(Settings(into=[f"arrow:{folder / 'out'}"], **settings))
-made = tabulator_of(netflow)
 known = set(sys.modules)
+made = tabulator_of(netflow)
 pack_tables(made.tables(block).tables)
 new = set(sys.modules) - known
-print(*sorted(name for name in new if name.partition(".")[0] in ("pandas", "pyarrow")))
+heavy = "pandas", "protocols", "protoserve", "pyarrow", "sqlite3"
+print(*sorted(name for name in new if name.partition(".")[0] in heavy))
 """
 
 

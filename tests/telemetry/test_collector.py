@@ -3,6 +3,8 @@ What a collector does with what its tabulator cannot.
 """
 
 import logging
+import time
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
@@ -19,6 +21,7 @@ from protoserve.telemetry.intake import Intake
 from protoserve.telemetry.packing import unpack_tables
 from protoserve.telemetry.selecting import Selection
 from protoserve.telemetry.tables import Frames, Tables
+from tests.service.kit import until
 
 MOMENT = 1_700_000_000_000_000_000
 
@@ -101,6 +104,31 @@ def collected(tabulator, *blocks, letters=None, tables=True, select=None):
         account.receive(len(block))
         collector.collect(block)
     return account.balance(), kept, collector
+
+
+def test_what_takes_long(monkeypatch):
+    """Datagrams wait for others less, the longer it takes to tabulate them."""
+    now, took, patience = [100.0], [0.01, 0.03, 5.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(module, "time", clock)
+
+    class Slow(Choosy):
+        def tables(self, frames):
+            now[0] += took.pop(0)
+            return Tables()
+
+    class Waiting(Intake):
+        def gather(self, timeout, enough, seconds):
+            patience.append(round(seconds, 3))
+            return frames([b"x"]) if took else None
+
+    account = Account(COUNTED)
+    collector = Collector(account, Waiting(account))
+    collector.start(Slow())
+    until(lambda: not took)
+    assert collector.stop(10)
+    assert [0.0, 0.035, 0.015] == patience[:3]
+    assert patience[3] < 0  # it does not wait at all
 
 
 def test_one_that_fails(tmp_path):

@@ -5,6 +5,7 @@ The queue between receiving and tabulating, and the rates of exporters.
 import contextlib
 import socket
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from protoserve import Peer
 from protoserve.account import Account
 from protoserve.server.batch import Block
+from protoserve.telemetry import intake as module
 from protoserve.telemetry.intake import OVERHEAD, Intake
 from protoserve.telemetry.rates import Rates
 from protoserve.telemetry.tables import Frames
@@ -112,6 +114,25 @@ def test_small_datagrams():
     assert 10 == len(intake)
     frames = intake.gather(0.0, 4 * OVERHEAD, 0.0)
     assert 4 == len(frames)
+
+
+@pytest.mark.parametrize(("before", "waited"), [(0.0, [4.0]), (3.0, [1.0]), (9.0, [])])
+def test_patience(before, waited, monkeypatch):
+    """What waits for others does so from when it came, not from when it is asked for."""
+    now, waits = [100.0], []
+
+    def wait(seconds):
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    intake = Intake(Account())
+    intake._condition.wait = wait
+    intake.add(b"first", PEER, 0)
+    now[0] += before
+    intake.add(b"other", PEER, 0)
+    assert 2 == len(intake.gather(60.0, 1 << 20, 4.0))
+    assert waited == waits
 
 
 @pytest.mark.parametrize("coalesced", [False, pytest.param(True, marks=gro)])
