@@ -50,6 +50,10 @@ class Address:
         Address(transport='udp', host='::1', port=53)
         """
         known = sorted(STREAMS | DATAGRAMS)
+        if not isinstance(url, str):
+            raise DeclarationError(
+                f"{url!r} is no URL: expected text such as 'tcp://127.0.0.1:9000'"
+            )
         transport, separator, rest = url.partition("://")
         transport = transport.lower()
         if not separator:

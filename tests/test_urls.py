@@ -40,6 +40,7 @@ def test_parse(url, expected):
     [
         ("", "'' is no URL: expected TRANSPORT://HOST:PORT"),
         ("127.0.0.1:80", "is no URL"),
+        (("127.0.0.1", 80), "is no URL: expected text such as 'tcp://127.0.0.1:9000'"),
         ("tpc://127.0.0.1:80", "unknown transport 'tpc'; did you mean tcp?"),
         ("http://127.0.0.1:80", "unknown transport 'http'; known: tcp, tls, udp, unix"),
         ("tcp://127.0.0.1", "expected HOST:PORT with a port in 0..65535"),

@@ -67,6 +67,8 @@ def target_of(
     Raises:
         DeclarationError: it cannot, or the URL and `tls` contradict each other.
     """
+    if not isinstance(protocol, Protocol):
+        raise DeclarationError(f"a client takes a Protocol first, not {protocol!r}")
     address = Address.parse(url)
     context: ssl.SSLContext | None = None
     if address.transport == "tls":

@@ -566,6 +566,8 @@ def test_wrong_options(client):
     ):
         with pytest.raises(DeclarationError, match=said):
             client(url)
+    with pytest.raises(DeclarationError, match="takes a Protocol first, not 'spok"):
+        client("tcp://127.0.0.1:9", "spoken")
     with pytest.raises(DeclarationError, match="tls=False is given"):
         client("tls://localhost:9", tls=False)
     with pytest.raises(DeclarationError, match="spoken exists on datagrams only"):
