@@ -290,13 +290,16 @@ class Record(construct.Construct):  # type: ignore[misc] # construct is untyped
             DeclarationError: naming the field and the reason.
         """
         parts = []
+        known = [field.name for field in self.fields]
         for run, bits in _runs(self.fields, self.bits):
             path = f"{self.record_name}.{run[0].name}"
             if bits:
                 _check_bits(self.record_name, run)
             for field in run:
-                refuse.refuse_unsafe(
-                    field.construct, f"{self.record_name}.{field.name}"
+                place = f"{self.record_name}.{field.name}"
+                refuse.refuse_unsafe(field.construct, place)
+                refuse.refuse_unknown_names(
+                    field.construct, place, self.record_name, known
                 )
                 parts.append((path, field.construct))
         refuse.refuse_greedy_before_others(parts)

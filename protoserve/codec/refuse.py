@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import construct
-from construct import core
+from construct import core, expr
 
 from protoserve.codec.fault import describe
 from protoserve.codec.nodes import children
 from protoserve.errors import DeclarationError
 
-__all__ = ["greedy_part", "may_take_bytes", "refuse_unsafe"]
+__all__ = ["greedy_part", "may_take_bytes", "refuse_unknown_names", "refuse_unsafe"]
 
 _UNSAFE: dict[type[Any], str] = {
     type(construct.Pickled): "unpickling runs whatever code the peer sent",
@@ -37,6 +37,16 @@ _BOUNDED = (
     construct.Prefixed,
     construct.RestreamData,
 )
+
+
+_OWN_NAMES = (
+    construct.FocusedSeq,
+    construct.LazyStruct,
+    construct.Sequence,
+    construct.Struct,
+    construct.Union,
+)
+"""Within these `this` is another structure."""
 
 
 def refuse_unsafe(subcon: Any, path: str) -> None:
@@ -105,6 +115,50 @@ def _walk(subcon: Any, seen: set[int] | None = None) -> Iterator[Any]:
     yield subcon
     for child in children(subcon):
         yield from _walk(child, seen)
+
+
+def refuse_unknown_names(subcon: Any, path: str, owner: str, known: list[str]) -> None:
+    """
+    Refuse a ``this.name`` that no field of the message has.
+
+    Args:
+        subcon: a field's construct.
+        path: the field's path, for the message.
+        owner: the message's name.
+        known: its fields. Names that start with an underscore are Construct's own.
+
+    Raises:
+        DeclarationError: it names the field that is meant, and those that there are.
+    """
+    if isinstance(subcon, _OWN_NAMES) or hasattr(subcon, "record_name"):
+        return
+    if not type(subcon).__module__.startswith(("construct.", "protoserve.")):
+        return  # a user's own class may put names of its own there
+    for value in vars(subcon).values():
+        for name in _names_in(value):
+            if name not in known and not name.startswith("_"):
+                raise DeclarationError(
+                    f"{path}: this.{name} names a field that {owner} does not have "
+                    f"(it has {', '.join(known)})"
+                )
+    for child in children(subcon):
+        refuse_unknown_names(child, path, owner, known)
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """
+    Give the fields of the same message that an expression of `this` looks at.
+    """
+    if isinstance(value, expr.Path):
+        parent, field = value._Path__parent, value._Path__field
+        if parent is not None and parent._Path__parent is None:
+            if parent._Path__name == "this" and isinstance(field, str):
+                yield field
+        elif parent is not None:
+            yield from _names_in(parent)
+    elif isinstance(value, expr.ExprMixin):
+        for part in vars(value).values():
+            yield from _names_in(part)
 
 
 def greedy_part(subcon: Any) -> Any:

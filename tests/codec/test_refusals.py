@@ -293,6 +293,50 @@ def test_from_construct(construct, text):
     assert text in refusal(lambda: Message.from_construct("Holder", construct))
 
 
+@pytest.mark.parametrize(
+    "construct",
+    [
+        c.Array(this.cuont, c.Int8ub),
+        c.Bytes(this["cuont"]),
+        c.FixedSized(2 * this.f0 + this.cuont, c.GreedyBytes),
+        c.If(this.f0 > 1, c.Bytes(this.cuont)),
+        c.Switch(this.cuont.kind, {1: c.Int8ub}),
+        c.Rebuild(c.Int8ub, c.len_(this.cuont)),
+    ],
+    ids=repr,
+)
+def test_unknown_names(construct):
+    """What refers to a field that is not there is refused, with those that are."""
+    text = "Holder.f1: this.cuont names a field that Holder does not have (it has f0, "
+    assert refusal(holder(c.Int8ub, construct)).startswith(text)
+
+
+class Naming(c.Subconstruct):
+    """Puts a name where its parts find it."""
+
+    def _parse(self, stream, context, path):
+        context["own"] = 1
+        return self.subcon._parsereport(stream, context, path)
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        c.Bytes(this._.width),
+        c.Bytes(this._root.width),
+        c.Struct("n" / c.Int8ub, "x" / c.Bytes(this.n)),
+        c.FocusedSeq("x", "n" / c.Int8ub, "x" / c.Bytes(this.n)),
+        c.Rebuild(c.Int8ub, this.f0),
+        c.RepeatUntil(c.obj_ == this.f0, c.Int8ub),
+        Naming(c.Bytes(this.own)),
+    ],
+    ids=repr,
+)
+def test_known_names(construct):
+    """Names of other structures, and those that a class of one's own may put there."""
+    holder(c.Int8ub, construct)()
+
+
 def test_caps_are_caps():
     """What is no Caps is told where it is written, and not when a peer sends."""
     assert "Holder: caps= takes Caps(…), not 3" == refusal(holder(c.Int8ub, caps=3))
