@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -110,10 +110,29 @@ class Account:
         self._owners = memoryview(mmap.mmap(-1, slots * 8)).cast("q")
         """The process ids of those who count."""
         self._among = AmongProcesses()
+        self._write: Callable[[int, bytes], object] | None = None
         self._use(0)
 
     def __repr__(self) -> str:
         return f"<Account {self.balance()}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """
+        All that is counted, in the order of the counts.
+        """
+        return tuple(self._places)
+
+    def copy_to(self, write: Callable[[int, bytes], object]) -> None:
+        """
+        Have all counts written somewhere else too, now and whenever some change.
+
+        Args:
+            write: takes the place, and the bytes that are there now: for each process
+                that counts, its counts by `names`, as native 64-bit integers.
+        """
+        write(0, self._counts.tobytes())
+        self._write = write
 
     def join(self, worker: int, handed_over: int | None = None) -> None:
         """
@@ -142,6 +161,7 @@ class Account:
             self._counts[slot * self._width + place] += more
             if was_buried:  # then they were taken for lost
                 self._counts[slot * self._width + self._places["killed"]] -= more
+            self._copy(slot)
         if not was_buried:
             self._bury(slot)
         self._owners[slot] = os.getpid()
@@ -165,12 +185,21 @@ class Account:
         self._lock = threading.Lock()
         self._aside = threading.local()
 
-    def add(self, name: str, number: int = 1) -> None:
+    def add(self, name: str, number: int = 1, also: str | None = None) -> None:
         """
-        Count something by its name.
+        Count something by its name, and something else at the same moment.
         """
         with self._lock, self._among:
             self._counts[self._base + self._places[name]] += number
+            if also is not None:
+                self._counts[self._base + self._places[also]] += number
+            if self._write is not None:
+                self._copy(self._base // self._width)
+
+    def _copy(self, slot: int) -> None:
+        if self._write is not None:
+            base = slot * self._width
+            self._write(base * 8, self._counts[base : base + self._width].tobytes())
 
     def sum(self, name: str) -> int:
         """
@@ -223,9 +252,7 @@ class Account:
         """
         Count datagrams that were dropped before they could be received.
         """
-        with self._lock, self._among:
-            self._counts[self._base] += number
-            self._counts[self._base + self._places[reason]] += number
+        self.add("received", number, reason)
 
     def hand_over(self, number: int = 1) -> None:
         """
@@ -252,6 +279,7 @@ class Account:
         lost: int = max(0, counts[0] - sum(counts[1:]))
         self._counts[base + self._places["killed"]] += lost
         self._owners[slot] = 0
+        self._copy(slot)
         return lost
 
     def balance(self) -> Balance:

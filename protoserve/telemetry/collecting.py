@@ -8,7 +8,7 @@ process supervises.
 
 What is in the spool is in flight until every sink has it. A run accounts for what it has
 received itself: what an earlier one has left in the spool is delivered, and not counted
-again.
+again. What the last one had in memory when it was killed is counted as killed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from protoserve.limits import Limits
 from protoserve.protocol import Protocol
 from protoserve.serve import Runner, StartError
 from protoserve.service import Service
+from protoserve.telemetry.books import Books, lost_before
 from protoserve.telemetry.collector import COUNTED, ENOUGH, Collector
 from protoserve.telemetry.columns import check_columns
 from protoserve.telemetry.deadletters import DeadLetters
@@ -231,8 +232,7 @@ class _Outlets:
             more = min(new, max(0, lost - dropped))
             for name, number in (("sink", more), ("delivered", new - more)):
                 if number:
-                    self._account.add(f"settled_{name}", number)
-                    self._account.add(name, number)
+                    self._account.add(f"settled_{name}", number, name)
 
     def _settled(
         self, way: Delivery | Forwarding, spools: Sequence[Spool]
@@ -375,9 +375,24 @@ class Collecting:
             except LogUnavailableError as exc:
                 raise StartError(str(exc)) from exc
         self.runner.bind()
+        self._keep_books()
         for server in self.runner.datagram_servers():
             server.timestamps = self.settings.kernel_times
             server.gro = self.settings.gro
+
+    def _keep_books(self) -> None:
+        """
+        Account for what the last run had in memory when it was killed.
+        """
+        name = ROWS if self.settings.into else DATAGRAMS
+        spooled = sum(at for each, at in self._folders.items() if each.name == name)
+        path = self.settings.spool / f"{name}.account"
+        lost = lost_before(path, spooled)
+        self._books = Books(path, self.account, spooled)
+        if lost:
+            text = "%d datagrams that the last run had in memory when it ended are lost"
+            logger.warning(text, lost)
+            self.account.lose("killed", lost)
 
     def _all_folders(self) -> list[Path]:
         """
@@ -404,9 +419,16 @@ class Collecting:
         Raises:
             StartError: it cannot begin.
         """
-        if self.settings.workers > 1:
-            self.runner.serve(on_ready)
-            return
+        with contextlib.closing(self._books):
+            if self.settings.workers > 1:
+                self.runner.serve(on_ready)
+            else:
+                self._serve(on_ready)
+
+    def _serve(self, on_ready: Callable[[], object] | None) -> None:
+        """
+        Receive and deliver in this process.
+        """
         self.runner.open()
         with self._delivering() as outlets:
             try:

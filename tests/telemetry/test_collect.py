@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.netflow_exporter import datagrams
 from protoserve.journal import read_journal
 from protoserve.telemetry.collecting import Collecting, Settings
 from protoserve.urls import Address
@@ -26,6 +27,7 @@ duckdb = pytest.importorskip("duckdb")
 pytest.importorskip("prometheus_client")
 
 UDP = ("--listen", "udp://127.0.0.1:0")
+NETFLOW = "protocols.netflow:netflow"
 
 
 def query(path, sql):
@@ -233,6 +235,37 @@ def test_killed_and_started_again(tmp_path):
             assert (1, 1) == balanced(running.last())
     counts = "select count(*), count(distinct device) from readings"
     assert [(1004, 501)] == query(tmp_path / "a.duckdb", counts)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_killed_with_something_in_memory(tmp_path, workers):
+    """What is lost with all processes is counted by the run that follows, exactly."""
+    words = (*UDP, "--workers", workers, "--into", "arrow:flows", "--spool", "spool")
+    flows = [*datagrams(5, 400, 10)]
+    waiting = [*datagrams(10, 200, 10)][1:]
+    """The template is in the first."""
+    with (
+        collect(tmp_path, *words, protocol=NETFLOW) as running,
+        sender(running.port) as sock,
+    ):
+        send_all(sock, running, flows)
+        running.await_metric("datagrams_delivered_total", len(flows))
+        send_all(sock, running, waiting)
+        assert len(waiting) == running.metrics()["datagrams_in_flight"]
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait(PATIENCE)
+    for lost in (len(waiting), 0):
+        with (
+            collect(tmp_path, *words, protocol=NETFLOW) as running,
+            sender(running.port) as sock,
+        ):
+            send_all(sock, running, flows[:1])
+            running.await_metric("datagrams_delivered_total", 1)
+            assert 0 == running.stop()
+            assert (1 + lost, 1 + lost) == balanced(running.last())
+            assert lost == running.last()["dropped"]["killed"]
+            told = f"{lost} datagrams that the last run had in memory when it ended"
+            assert (lost > 0) == (told in running.errors)
 
 
 SINK = '{sink="postgresql://127.0.0.1:1/nothing"}'
