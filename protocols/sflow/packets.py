@@ -6,7 +6,8 @@ are there, and what is not there stays `None`. The bytes may be hostile: tags, l
 and extension headers are followed only as long as there are bytes, each takes some,
 and none of it raises.
 
-Sources: IEEE 802.1Q, RFC 3032 (MPLS), RFC 791, RFC 8200, RFC 9293.
+Sources: IEEE 802.3 section 3.2.6, IEEE 802.1Q, RFC 3032 (MPLS), RFC 791, RFC 8200,
+RFC 9293.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _MPLS = frozenset({0x8847, 0x8848})
 _EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
 """IPv6 headers that say how long they are in words of 8 bytes (RFC 6564)."""
 _FRAGMENT, _AUTHENTICATION = 44, 51
+_LEAST_TYPE = 0x600
+"""What is less in an Ethernet header is the length of a frame that has no type."""
 _WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 """TCP, UDP, DCCP, SCTP and UDP-Lite begin with their ports."""
 _ICMP = frozenset({1, 58})
@@ -81,7 +84,8 @@ def _ethernet(data: bytes, at: int, packet: Packet) -> None:
         if packet.vlan is None:
             packet.vlan = _number(data, at, 2) & 0xFFF
         kind, at = _number(data, at + 2, 2), at + 4
-    packet.ethernet_type = kind
+    if kind >= _LEAST_TYPE:
+        packet.ethernet_type = kind
     if kind == _IPV4:
         _ipv4(data, at, packet)
     elif kind == _IPV6:

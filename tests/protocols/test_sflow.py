@@ -265,6 +265,10 @@ PACKETS = {
         {"src_ip": "192.0.2.1", "src_port": 5, "tcp_flags": None},
     ),
     "labels without an end": (ethernet(bytes(64), 0x8847), {"ethernet_type": 0x8847}),
+    "a length and no type": (
+        ethernet(bytes.fromhex("424203") + bytes(35), 38),
+        {"vlan": None, "ethernet_type": None, "src_ip": None},
+    ),
     "no IP": (ethernet(bytes(28), 0x0806), {"ethernet_type": 0x806, "src_ip": None}),
 }
 """Packets, and what their columns are."""
